@@ -1,0 +1,48 @@
+"""The settings the server reads, as a Protocol: `donabe.settings.Settings` provides them, tests pass a small fake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+
+class ServerSettings(Protocol):
+    """Read-only. 0 means automatic where a comment says so; durations are seconds, `math.inf` is forever."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def models_dir(self) -> Path: ...
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Extra CORS origins; `*` allows all."""
+        ...
+
+    @property
+    def keep_alive_s(self) -> float: ...
+
+    @property
+    def load_timeout_s(self) -> float: ...
+
+    @property
+    def max_loaded_models(self) -> int:
+        """0 = automatic (3 per GPU, 3 without)."""
+        ...
+
+    @property
+    def max_queue(self) -> int: ...
+
+    @property
+    def num_parallel(self) -> int:
+        """Sequences that may run at once in one runner; 0 = automatic."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Default context of a model; 0 = automatic."""
+        ...

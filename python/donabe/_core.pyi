@@ -19,6 +19,9 @@ Float32Array = npt.NDArray[np.float32]
 
 __version__: str
 
+def _error_codes() -> dict[str, int]:
+    """Class name in donabe.errors -> native error code; what the parity test compares."""
+
 # --- devices, logs, build -------------------------------------------------------------------------------------------
 
 @final

@@ -138,7 +138,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A whole number in a closed range. With `zero_is_auto`, 0 and `auto` mean "let donabe decide" (None)."""
+    """A whole number in a closed range. With `zero_is_auto`, 0 and `auto` mean "let donabe decide" (0)."""
 
     low: int = 0
     high: int = 2**31 - 1
@@ -150,18 +150,15 @@ class Number:
         bounds = f"{low} to {self.high}" if self.high < 2**31 - 1 else f"{low} or more"
         return f"number, {bounds}, or auto" if self.zero_is_auto else f"number, {bounds}"
 
-    def __call__(self, raw: object) -> int | None:
+    def __call__(self, raw: object) -> int:
         value = raw
         if isinstance(raw, str):
             text = clean_text(raw)
             if self.zero_is_auto and text.lower() == "auto":
-                return None
+                return 0
             value = int(text) if re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII) else None
-        if isinstance(value, int) and not isinstance(value, bool):
-            if value == 0 and self.zero_is_auto:
-                return None
-            if self.low <= value <= self.high:
-                return value
+        if isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high:
+            return value
         raise ValueError(f"must be a whole {self.label}, not {_shown(raw)}")
 
 

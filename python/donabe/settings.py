@@ -64,6 +64,7 @@ class Setting:
     """One declaration. `twins` are other programs' variables that are read when our own is unset."""
 
     name: str
+    attribute: str
     kind: ValueKind
     default: object
     default_text: str
@@ -81,11 +82,12 @@ def _declare(
     twins: str = "",
     shown: str = "",
     secret: bool = False,
+    name: str = "",
 ) -> Any:
     """A dataclass field that carries a declaration. A callable default is computed
-    from the home folder and the environment."""
+    from the home folder and the environment. `name` is what users call it, where the attribute adds a unit."""
     metadata = {"kind": kind, "help": help, "twins": tuple(twins.split()), "shown": shown, "secret": secret}
-    metadata["default"] = default
+    metadata |= {"default": default, "name": name}
     return field(metadata=metadata, repr=not secret)
 
 
@@ -104,14 +106,14 @@ _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings in force. `None` means automatic; durations are seconds, `math.inf` is forever."""
+    """The settings in force. `None` (0 for counts) means automatic; `math.inf` seconds are forever."""
 
     # where things are
     home: Path = _declare(
         Folder(), lambda _home, _environ: Path.home() / ".donabe", "folder of donabe's own files", shown="~/.donabe"
     )
-    models: Path = _declare(
-        Folder(), _under_home("models"), "model store", twins="OLLAMA_MODELS", shown="~/.donabe/models"
+    models_dir: Path = _declare(
+        Folder(), _under_home("models"), "model store", twins="OLLAMA_MODELS", shown="~/.donabe/models", name="models"
     )
     cache_dir: Path = _declare(
         Folder(), _under_home("cache"), "partial downloads and saved prefixes", shown="~/.donabe/cache"
@@ -132,10 +134,12 @@ class Settings:
     offline: bool = _declare(Flag(), False, "never reach out to model sources")
 
     # the server and its clients
-    host: HostAddress = _declare(
-        Address(), HostAddress(), "where the server listens and clients connect", twins="OLLAMA_HOST"
+    host_address: HostAddress = _declare(
+        Address(), HostAddress(), "where the server listens and clients connect", twins="OLLAMA_HOST", name="host"
     )
-    port: int | None = _declare(Number(0, 65535), None, "port that replaces the one in `host`", shown="that of `host`")
+    port_override: int | None = _declare(
+        Number(0, 65535), None, "port that replaces the one in `host`", shown="that of `host`", name="port"
+    )
     origins: tuple[str, ...] = _declare(
         Texts(), (), "further browser origins that may call the API, `*` as wildcard", twins="OLLAMA_ORIGINS"
     )
@@ -143,7 +147,7 @@ class Settings:
     max_queue: int = _declare(
         Number(0), 512, "requests that may wait before new ones are refused", twins="OLLAMA_MAX_QUEUE"
     )
-    max_body_bytes: int = _declare(Size(), 256_000_000, "largest accepted request body", shown="256MB")
+    max_body_bytes: int = _declare(Size(), 256_000_000, "largest accepted request body", shown="256MB", name="max_body")
     debug: int = _declare(Verbosity(), 0, "1 logs at debug level, 2 traces", twins="OLLAMA_DEBUG")
     log_level: str = _declare(
         Choice(("error", "warning", "info", "debug", "trace")), "info", "least severe level that is logged"
@@ -160,29 +164,31 @@ class Settings:
     tokens_per_minute: int = _declare(Number(0), 0, "output tokens one key or address may use per minute, 0 = no limit")
 
     # resident models
-    keep_alive: float = _declare(
+    keep_alive_s: float = _declare(
         Duration(),
         300.0,
         "how long an idle model stays loaded, negative = forever",
         twins="OLLAMA_KEEP_ALIVE",
         shown="5m",
+        name="keep_alive",
     )
-    load_timeout: float = _declare(
+    load_timeout_s: float = _declare(
         Duration(zero_is_forever=True),
         300.0,
         "how long loading may stall, 0 = no limit",
         twins="OLLAMA_LOAD_TIMEOUT",
         shown="5m",
+        name="load_timeout",
     )
-    max_loaded_models: int | None = _declare(
-        Number(0, zero_is_auto=True), None, "models resident at once", twins="OLLAMA_MAX_LOADED_MODELS", shown="auto"
+    max_loaded_models: int = _declare(
+        Number(0, zero_is_auto=True), 0, "models resident at once", twins="OLLAMA_MAX_LOADED_MODELS", shown="auto"
     )
-    context_length: int | None = _declare(
-        Number(0, zero_is_auto=True), None, "tokens of context per request", twins="OLLAMA_CONTEXT_LENGTH", shown="auto"
+    context_length: int = _declare(
+        Number(0, zero_is_auto=True), 0, "tokens of context per request", twins="OLLAMA_CONTEXT_LENGTH", shown="auto"
     )
-    num_parallel: int | None = _declare(
+    num_parallel: int = _declare(
         Number(0, 256, zero_is_auto=True),
-        None,
+        0,
         "requests of one model that run at once",
         twins="OLLAMA_NUM_PARALLEL",
         shown="auto",
@@ -195,16 +201,19 @@ class Settings:
     kv_cache_type: str | None = _declare(
         Choice(_KV_TYPES, auto=True), None, "number format of the KV cache", twins="OLLAMA_KV_CACHE_TYPE", shown="auto"
     )
-    max_step_latency: float | None = _declare(
+    max_step_latency_s: float | None = _declare(
         Duration(auto=True),
         None,
         "longest gap between two tokens of a running answer while prompts come in",
         shown="auto",
+        name="max_step_latency",
     )
-    prefix_cache_ram: int = _declare(
-        Size(), 0, "memory for prompt prefixes evicted from the KV cache, 0 = off", shown="0"
+    prefix_cache_ram_bytes: int = _declare(
+        Size(), 0, "memory for prompt prefixes evicted from the KV cache, 0 = off", shown="0", name="prefix_cache_ram"
     )
-    prefix_cache_disk: int = _declare(Size(), 0, "disk for prompt prefixes kept across restarts, 0 = off", shown="0")
+    prefix_cache_disk_bytes: int = _declare(
+        Size(), 0, "disk for prompt prefixes kept across restarts, 0 = off", shown="0", name="prefix_cache_disk"
+    )
 
     # the terminal
     no_history: bool = _declare(Flag(), False, "keep no history of interactive prompts", twins="OLLAMA_NOHISTORY")
@@ -217,7 +226,17 @@ class Settings:
     @property
     def address(self) -> HostAddress:
         """`host` with `port` applied."""
-        return self.host if self.port is None else dataclasses.replace(self.host, port=self.port)
+        override = self.port_override
+        return self.host_address if override is None else dataclasses.replace(self.host_address, port=override)
+
+    @property
+    def host(self) -> str:
+        """Interface to listen on; "" is all of them."""
+        return self.address.host
+
+    @property
+    def port(self) -> int:
+        return self.address.port
 
     @property
     def logging_level(self) -> int:
@@ -236,7 +255,7 @@ class Settings:
     def describe(self) -> Iterator[tuple[str, str, str]]:
         """(name, value, source) of every setting, secrets hidden: for the log and for `donabe doctor`."""
         for setting in declared_settings():
-            value = getattr(self, setting.name)
+            value = getattr(self, setting.attribute)
             shown = "(hidden)" if setting.is_secret and value else _value_text(value)
             yield setting.name, shown, str(self.source(setting.name))
 
@@ -249,12 +268,14 @@ def declared_settings() -> tuple[Setting, ...]:
 def _as_setting(item: dataclasses.Field[Any]) -> Setting:
     meta = item.metadata
     default = meta["default"]
+    name = meta["name"] or item.name
     return Setting(
-        name=item.name,
+        name=name,
+        attribute=item.name,
         kind=meta["kind"],
         default=default,
         default_text=meta["shown"] or _value_text(default),
-        env=f"DONABE_{item.name.upper()}",
+        env=f"DONABE_{name.upper()}",
         twins=meta["twins"],
         help=meta["help"],
         is_secret=meta["secret"],
@@ -311,10 +332,11 @@ def load_settings(
     for name, setting in declared.items():
         raw, source = _pick(setting, table, path, environ, flags or {})
         if source.kind == "default":
-            values[name] = setting.default(values.get("home", Path()), environ) if callable(setting.default) else raw
+            value = setting.default(values.get("home", Path()), environ) if callable(setting.default) else raw
         else:
-            values[name] = _parsed(setting, raw, source)
+            value = _parsed(setting, raw, source)
             sources[name] = source
+        values[setting.attribute] = value
     return Settings(**values, sources=sources)
 
 

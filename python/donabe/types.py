@@ -35,14 +35,14 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 # --- what to load ----------------------------------------------------------------------------------------------------
 
 
-class AdapterSpec(_Value, kw_only=True):
+class AdapterSpec(_Value, frozen=True, kw_only=True):
     """A LoRA adapter file and its scale."""
 
     path: str
     scale: float = 1.0
 
 
-class LoadOptions(_Value, kw_only=True):
+class LoadOptions(_Value, frozen=True, kw_only=True):
     """How to load a model. `None` means automatic: donabe chooses and may choose smaller; a number is never changed."""
 
     n_ctx: int | None = None  # cells of the KV pool, shared by all sequences
@@ -66,7 +66,7 @@ class LoadOptions(_Value, kw_only=True):
     max_step_latency_s: float | None = None  # bound on the gap between two tokens of a running stream
 
 
-class ModelSpec(_Value, kw_only=True):
+class ModelSpec(_Value, frozen=True, kw_only=True):
     """A resolved model: everything a runner needs to load it and to build its prompts. Paths are absolute."""
 
     name: str  # short display name
@@ -79,17 +79,17 @@ class ModelSpec(_Value, kw_only=True):
     chat_template: str | None = None  # Jinja template that replaces the GGUF's
     system: str = ""
     parameters: JsonObject = {}  # stored PARAMETER values, reference option names
-    messages: tuple["Message", ...] = ()
+    messages: tuple[Message, ...] = ()
     licenses: tuple[str, ...] = ()
     capabilities: tuple[Capability, ...] = ()
     size_bytes: int = 0
     modified_at: float = 0.0  # Unix seconds
-    details: "ModelDetails"
+    details: ModelDetails
     parser: str = ""
     renderer: str = ""
 
 
-class ModelDetails(_Value, kw_only=True, omit_defaults=False):
+class ModelDetails(_Value, frozen=True, kw_only=True, omit_defaults=False):
     """The `details` object of the native API."""
 
     parent_model: str = ""
@@ -102,7 +102,7 @@ class ModelDetails(_Value, kw_only=True, omit_defaults=False):
     embedding_length: int = 0
 
 
-class ModelInfo(_Value, kw_only=True):
+class ModelInfo(_Value, frozen=True, kw_only=True):
     """What a runner knows about its loaded model."""
 
     architecture: str
@@ -125,7 +125,7 @@ class ModelInfo(_Value, kw_only=True):
 # --- what to generate ------------------------------------------------------------------------------------------------
 
 
-class SamplingOptions(_Value, kw_only=True):
+class SamplingOptions(_Value, frozen=True, kw_only=True):
     """How the next token is chosen. Defaults are the reference system's; 0, 1 or -1 mean "off" as noted.
 
     Order of application: logit_bias, penalties, dry, then top_k, typical_p, top_p, min_p, xtc, temperature; mirostat
@@ -155,7 +155,7 @@ class SamplingOptions(_Value, kw_only=True):
     logit_bias: dict[int, float] = {}
 
 
-class OutputOptions(_Value, kw_only=True):
+class OutputOptions(_Value, frozen=True, kw_only=True):
     """When to stop and what to report."""
 
     max_tokens: int | None = None  # None = until the model stops or the context is full
@@ -166,7 +166,7 @@ class OutputOptions(_Value, kw_only=True):
     context_shift: bool = False  # drop the middle when the context is full instead of ending with `length`
 
 
-class Constraint(_Value, kw_only=True):
+class Constraint(_Value, frozen=True, kw_only=True):
     """A constraint on the output text: at most one field is set."""
 
     json_schema: JsonObject | None = None
@@ -174,7 +174,7 @@ class Constraint(_Value, kw_only=True):
     grammar: str | None = None  # GBNF
 
 
-class Scheduling(_Value, kw_only=True):
+class Scheduling(_Value, frozen=True, kw_only=True):
     """Who asks, and how urgent it is."""
 
     caller: str = ""  # fairness group, for example an API key id
@@ -183,7 +183,7 @@ class Scheduling(_Value, kw_only=True):
     request_id: str = ""
 
 
-class ToolCall(_Value, kw_only=True):
+class ToolCall(_Value, frozen=True, kw_only=True):
     """A complete tool call. `arguments` is the raw JSON text of an object, as the model wrote it."""
 
     name: str
@@ -192,7 +192,7 @@ class ToolCall(_Value, kw_only=True):
     index: int = 0
 
 
-class Message(_Value, kw_only=True):
+class Message(_Value, frozen=True, kw_only=True):
     """One chat message. `images` holds encoded image or audio files (bytes)."""
 
     role: Role
@@ -204,7 +204,7 @@ class Message(_Value, kw_only=True):
     tool_call_id: str = ""
 
 
-class Tool(_Value, kw_only=True):
+class Tool(_Value, frozen=True, kw_only=True):
     """A function the model may call. `parameters` is a JSON Schema object."""
 
     name: str
@@ -212,7 +212,7 @@ class Tool(_Value, kw_only=True):
     parameters: JsonObject = {}
 
 
-class ToolChoice(_Value, kw_only=True):
+class ToolChoice(_Value, frozen=True, kw_only=True):
     """`mode` none/auto/required; with `name`, only that function may be called."""
 
     mode: Literal["none", "auto", "required"] = "auto"
@@ -220,7 +220,7 @@ class ToolChoice(_Value, kw_only=True):
     parallel: bool = True
 
 
-class GenerateRequest(_Value, kw_only=True, tag="generate"):
+class GenerateRequest(_Value, frozen=True, kw_only=True, tag="generate"):
     """Continue a prompt. The prompt is used as it is: templates are applied before (or use `ChatRequest`)."""
 
     prompt: str | tuple[int, ...]
@@ -236,7 +236,7 @@ class GenerateRequest(_Value, kw_only=True, tag="generate"):
     n: int = 1  # completions of this one prompt; events carry their index
 
 
-class ChatRequest(_Value, kw_only=True, tag="chat"):
+class ChatRequest(_Value, frozen=True, kw_only=True, tag="chat"):
     """Answer a conversation, rendered with the model's template."""
 
     messages: tuple[Message, ...]
@@ -255,7 +255,7 @@ class ChatRequest(_Value, kw_only=True, tag="chat"):
     n: int = 1
 
 
-class EmbedRequest(_Value, kw_only=True, tag="embed"):
+class EmbedRequest(_Value, frozen=True, kw_only=True, tag="embed"):
     """Embed texts or token lists."""
 
     inputs: tuple[str | tuple[int, ...], ...]
@@ -265,7 +265,7 @@ class EmbedRequest(_Value, kw_only=True, tag="embed"):
     scheduling: Scheduling = Scheduling()
 
 
-class RerankRequest(_Value, kw_only=True, tag="rerank"):
+class RerankRequest(_Value, frozen=True, kw_only=True, tag="rerank"):
     """Score documents against a query."""
 
     query: str
@@ -276,17 +276,17 @@ class RerankRequest(_Value, kw_only=True, tag="rerank"):
 # --- what comes back -------------------------------------------------------------------------------------------------
 
 
-class TokenLogprob(_Value, kw_only=True):
+class TokenLogprob(_Value, frozen=True, kw_only=True):
     """A chosen token with its log probability; `top` are the alternatives, most likely first."""
 
     token: str
     token_id: int
     logprob: float
     bytes_: bytes = b""
-    top: tuple["TokenLogprob", ...] = ()
+    top: tuple[TokenLogprob, ...] = ()
 
 
-class Usage(_Value, kw_only=True, omit_defaults=False):
+class Usage(_Value, frozen=True, kw_only=True, omit_defaults=False):
     """Counts and times of one request. `n_prompt_tokens` includes those served from the prefix cache."""
 
     n_prompt_tokens: int = 0
@@ -304,7 +304,7 @@ class Usage(_Value, kw_only=True, omit_defaults=False):
     total_s: float = 0.0
 
 
-class Delta(_Value, kw_only=True, tag="delta"):
+class Delta(_Value, frozen=True, kw_only=True, tag="delta"):
     """New output. Any of the text fields may be empty; concatenating all deltas gives the whole answer."""
 
     text: str = ""
@@ -315,7 +315,7 @@ class Delta(_Value, kw_only=True, tag="delta"):
     index: int = 0  # which of `n` completions
 
 
-class Finished(_Value, kw_only=True, tag="finished"):
+class Finished(_Value, frozen=True, kw_only=True, tag="finished"):
     """One completion ended normally. The last `Finished` (or `Failed`) of a request is its terminal event."""
 
     reason: FinishReason
@@ -327,7 +327,7 @@ class Finished(_Value, kw_only=True, tag="finished"):
     context: tuple[int, ...] = ()  # prompt and output tokens, for GenerateRequest
 
 
-class Failed(_Value, kw_only=True, tag="failed"):
+class Failed(_Value, frozen=True, kw_only=True, tag="failed"):
     """The request ended with an error; always terminal. `kind` is a class name of `donabe.errors`."""
 
     kind: str
@@ -339,7 +339,7 @@ class Failed(_Value, kw_only=True, tag="failed"):
 Event = Delta | Finished | Failed
 
 
-class EmbedResult(_Value, kw_only=True):
+class EmbedResult(_Value, frozen=True, kw_only=True):
     """Embeddings, row-major float32 little-endian bytes of shape (n_rows, n_embd)."""
 
     n_rows: int
@@ -350,7 +350,7 @@ class EmbedResult(_Value, kw_only=True):
     total_s: float = 0.0
 
 
-class RerankResult(_Value, kw_only=True):
+class RerankResult(_Value, frozen=True, kw_only=True):
     """Relevance scores in the documents' order."""
 
     scores: tuple[float, ...]
@@ -358,7 +358,7 @@ class RerankResult(_Value, kw_only=True):
     total_s: float = 0.0
 
 
-class RenderedPrompt(_Value, kw_only=True):
+class RenderedPrompt(_Value, frozen=True, kw_only=True):
     """A chat rendered to text and tokens, without running it."""
 
     prompt: str
@@ -366,7 +366,7 @@ class RenderedPrompt(_Value, kw_only=True):
     n_images: int = 0
 
 
-class RunnerStatus(_Value, kw_only=True, omit_defaults=False):
+class RunnerStatus(_Value, frozen=True, kw_only=True, omit_defaults=False):
     """A snapshot of the engine, for /metrics and /api/ps. Counters only grow while the runner lives."""
 
     n_waiting: int = 0
@@ -388,7 +388,7 @@ class RunnerStatus(_Value, kw_only=True, omit_defaults=False):
     python_s: float = 0.0  # of these, outside the native call
 
 
-class PullProgress(_Value, kw_only=True):
+class PullProgress(_Value, frozen=True, kw_only=True):
     """One progress event of a pull, push or create."""
 
     status: str

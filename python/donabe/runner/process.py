@@ -1,0 +1,146 @@
+"""The operating-system side of a runner child: spawn with one end of a socket pair, watch, explain its end, kill.
+
+The child is spawned, never forked (forking a process with native threads is undefined), leads its own session, and
+notices its parent's death because the socket closes. Runs on the parent's asyncio loop; knows no messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import site
+import socket
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from donabe.errors import RunnerStartError
+
+logger = logging.getLogger("donabe.runner")
+
+CHILD_COMMAND = (sys.executable, "-m", "donabe.runner.child")
+N_TAIL_LINES = 40
+_STREAM_LIMIT_BYTES = 1 << 20
+
+
+class ChildProcess:
+    """A spawned child and the socket to it."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.output_tail: deque[str] = deque(maxlen=N_TAIL_LINES)  # stdout and stderr: tracebacks, native aborts
+        self._process = process
+        self._output_task = asyncio.ensure_future(self._read_output())
+
+    @classmethod
+    async def spawn(cls, command: Sequence[str] = CHILD_COMMAND) -> ChildProcess:
+        """Start `command --fd N`.
+
+        Raises:
+            RunnerStartError: The program could not be started.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                "--fd",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=_child_environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            raise RunnerStartError(f"can't start a runner process: {error.strerror or error}") from error
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_STREAM_LIMIT_BYTES)
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.returncode is None
+
+    @property
+    def exit_reason(self) -> str:
+        """`exit 1`, `signal 9 (SIGKILL)`, or "" while it runs."""
+        return describe_exit(self._process.returncode)
+
+    def kill(self) -> None:
+        """SIGKILL for the child and whatever it started."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Whether the process ended within this time."""
+        try:
+            await asyncio.wait_for(asyncio.shield(self._process.wait()), timeout_s)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    async def dispose(self) -> None:
+        """Kill if needed, reap, and close the pipes."""
+        self.kill()
+        await self._process.wait()
+        with contextlib.suppress(asyncio.TimeoutError):
+            # A grandchild that left the session could hold the pipe open: don't wait for it.
+            await asyncio.wait_for(asyncio.shield(self._output_task), 1.0)
+        self._output_task.cancel()
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+    async def _read_output(self) -> None:
+        assert self._process.stdout is not None  # asked for a pipe
+        while True:
+            try:
+                line = await self._process.stdout.readline()
+            except ValueError:  # a line over the stream's limit: asyncio has dropped it
+                continue
+            if not line:
+                return
+            text = line.decode("utf-8", "replace").rstrip()
+            self.output_tail.append(text)
+            logger.info("runner %d: %s", self._process.pid, text)
+
+
+def describe_exit(returncode: int | None) -> str:
+    """How a process ended, as people say it."""
+    if returncode is None:
+        return ""
+    if returncode >= 0:
+        return f"exit {returncode}"
+    try:
+        return f"signal {-returncode} ({signal.Signals(-returncode).name})"
+    except ValueError:
+        return f"signal {-returncode}"
+
+
+def _child_environment() -> dict[str, str]:
+    """The child imports the same donabe as we do, and nothing from the current folder."""
+    environment = dict(os.environ, PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1")
+    root = str(Path(__file__).resolve().parents[2])
+    if root not in (*site.getsitepackages(), site.getusersitepackages()):
+        rest = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = root + (os.pathsep + rest if rest else "")
+    return environment

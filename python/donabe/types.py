@@ -164,6 +164,7 @@ class OutputOptions(_Value, frozen=True, kw_only=True):
     logprobs: bool = False
     top_logprobs: int = 0  # 0..20 alternatives per token
     context_shift: bool = False  # drop the middle when the context is full instead of ending with `length`
+    return_context: bool = False  # fill Finished.context; for generate and chat requests alike
 
 
 class Constraint(_Value, frozen=True, kw_only=True):
@@ -324,7 +325,7 @@ class Finished(_Value, frozen=True, kw_only=True, tag="finished"):
     last: bool = True  # no further event of this request follows
     stop_sequence: str = ""  # the stop string that ended it, if one did
     warnings: tuple[str, ...] = ()
-    context: tuple[int, ...] = ()  # prompt and output tokens, for GenerateRequest
+    context: tuple[int, ...] = ()  # prompt and output tokens, when OutputOptions.return_context asks for them
 
 
 class Failed(_Value, frozen=True, kw_only=True, tag="failed"):

@@ -1,0 +1,289 @@
+"""The pool: loading once, sharing, keep-alive, eviction, reload, crash, queue bounds, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+from tests.fakes.runner import RunnerFactory, make_spec
+
+from donabe.errors import LoadError, ServerBusyError
+from donabe.pool.pool import ModelPool, PoolLimits
+from donabe.types import LoadOptions
+
+A, B, C = make_spec("a:latest"), make_spec("b:latest"), make_spec("c:latest")
+AUTO = LoadOptions()
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def factory() -> RunnerFactory:
+    return RunnerFactory()
+
+
+@pytest.fixture
+def make_pool(factory, clock):
+    def make(**limits) -> ModelPool:
+        return ModelPool(factory, limits=PoolLimits(**limits), clock=clock)
+
+    return make
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def names(pool: ModelPool) -> list[str]:
+    return sorted(r.spec.name for r in pool.residents())
+
+
+async def test_lease_loads_once_and_shares(make_pool, factory):
+    pool = make_pool()
+    first, second = await asyncio.gather(pool.lease(A, AUTO), pool.lease(A, AUTO))
+    assert first.runner is second.runner
+    assert len(factory.loads) == 1
+    assert pool.residents()[0].n_leases == 2
+
+
+async def test_two_names_of_one_file_share_a_runner(make_pool, factory):
+    pool = make_pool()
+    await pool.lease(A, AUTO)
+    await pool.lease(make_spec("alias:latest", paths=A.paths), AUTO)
+    assert len(factory.loads) == 1
+
+
+async def test_loads_run_one_at_a_time(make_pool, factory):
+    pool = make_pool()
+    await asyncio.gather(*(pool.lease(spec, AUTO) for spec in (A, B, C)))
+    assert factory.max_loading == 1
+    assert names(pool) == ["a:latest", "b:latest", "c:latest"]
+
+
+async def test_load_error_reaches_every_waiter_and_the_next_request_tries_again(make_pool, factory):
+    pool = make_pool()
+    factory.error = LoadError("out of memory")
+    results = await asyncio.gather(pool.lease(A, AUTO), pool.lease(A, AUTO), return_exceptions=True)
+    assert [type(r) for r in results] == [LoadError, LoadError]
+    factory.error = None
+    await pool.lease(A, AUTO)
+    assert len(factory.loads) == 2
+
+
+async def test_cancelled_waiter_does_not_undo_the_load(make_pool, factory):
+    pool = make_pool()
+    factory.gate = asyncio.Event()
+    waiter = asyncio.create_task(pool.lease(A, AUTO))
+    await settle()
+    waiter.cancel()
+    factory.gate.set()
+    await settle()
+    assert names(pool) == ["a:latest"]
+    assert pool.residents()[0].n_leases == 0
+
+
+async def test_idle_model_expires_after_keep_alive(make_pool, factory, clock):
+    pool = make_pool(keep_alive_s=300)
+    (await pool.lease(A, AUTO)).release()
+    clock.now += 299
+    pool.expire_idle()
+    assert names(pool) == ["a:latest"]
+    clock.now += 1
+    pool.expire_idle()
+    await settle()
+    assert names(pool) == []
+    assert factory.last.n_closes == 1
+
+
+async def test_busy_model_does_not_expire(make_pool, clock):
+    pool = make_pool(keep_alive_s=1)
+    lease = await pool.lease(A, AUTO)
+    clock.now += 100
+    pool.expire_idle()
+    assert names(pool) == ["a:latest"]
+    lease.release()
+    assert pool.residents()[0].expires_in_s == 1
+
+
+async def test_keep_alive_zero_unloads_after_the_request(make_pool, factory):
+    pool = make_pool()
+    lease = await pool.lease(A, AUTO, keep_alive_s=0)
+    assert factory.last.n_closes == 0
+    lease.release()
+    await settle()
+    assert factory.last.n_closes == 1
+
+
+async def test_keep_alive_of_a_request_stays_with_the_model(make_pool):
+    pool = make_pool()
+    (await pool.lease(A, AUTO, keep_alive_s=math.inf)).release()
+    (await pool.lease(A, AUTO)).release()
+    assert pool.residents()[0].expires_in_s == math.inf
+
+
+async def test_release_twice_counts_once(make_pool):
+    pool = make_pool()
+    first, _second = await pool.lease(A, AUTO), await pool.lease(A, AUTO)
+    first.release()
+    first.release()
+    assert pool.residents()[0].n_leases == 1
+
+
+async def test_full_pool_evicts_the_least_recently_used_idle_model(make_pool, clock):
+    pool = make_pool(max_loaded=2)
+    for spec in (A, B, A):
+        clock.now += 1
+        (await pool.lease(spec, AUTO)).release()
+    await pool.lease(C, AUTO)
+    assert names(pool) == ["a:latest", "c:latest"]
+
+
+async def test_full_pool_of_busy_models_waits_for_the_first_to_end(make_pool):
+    pool = make_pool(max_loaded=2)
+    _busy, ending = await pool.lease(A, AUTO), await pool.lease(B, AUTO)
+    waiter = asyncio.create_task(pool.lease(C, AUTO))
+    await settle()
+    assert not waiter.done()
+    ending.release()
+    await waiter
+    assert names(pool) == ["a:latest", "c:latest"]
+
+
+async def test_other_context_size_reloads_when_idle(make_pool, factory):
+    pool = make_pool()
+    running = await pool.lease(A, AUTO)
+    waiter = asyncio.create_task(pool.lease(A, LoadOptions(n_ctx_per_request=1024)))
+    await settle()
+    assert not waiter.done()
+    running.release()
+    await waiter
+    assert [options.n_ctx_per_request for _, options in factory.loads] == [None, 1024]
+    assert factory.runners[0].n_closes == 1
+
+
+@pytest.mark.parametrize(
+    ("loaded", "wanted", "reloads"),
+    [
+        (AUTO, AUTO, False),
+        (AUTO, LoadOptions(n_ctx_per_request=4096), False),  # what the automatic choice came to
+        (LoadOptions(n_ctx_per_request=8192), LoadOptions(n_ctx_per_request=100_000), False),  # clamped to the trained
+        (LoadOptions(n_ctx_per_request=6000), AUTO, False),
+        (LoadOptions(n_ctx_per_request=64), AUTO, True),
+        (LoadOptions(n_ctx_per_request=64), LoadOptions(n_ctx_per_request=65), True),
+        (AUTO, LoadOptions(n_batch=256), True),
+        (LoadOptions(n_batch=256), AUTO, False),
+        (AUTO, LoadOptions(n_gpu_layers=-1), False),
+        (AUTO, LoadOptions(n_gpu_layers=3), True),
+        (AUTO, LoadOptions(use_mlock=True), True),
+    ],
+)
+async def test_reload_rules(make_pool, factory, loaded, wanted, reloads):
+    pool = make_pool()
+    (await pool.lease(A, loaded)).release()
+    await pool.lease(A, wanted)
+    assert len(factory.loads) == 1 + reloads
+
+
+async def test_embedding_and_generation_runners_live_side_by_side(make_pool, factory):
+    pool = make_pool()
+    await pool.lease(A, AUTO)
+    await pool.lease(A, LoadOptions(embedding=True))
+    assert len(pool.residents()) == 2
+
+
+async def test_crashed_runner_is_replaced_at_once_then_with_growing_delay(make_pool, factory, clock):
+    pool = make_pool()
+    lease = await pool.lease(A, AUTO)
+    factory.last.alive = False
+    fresh = await asyncio.wait_for(pool.lease(A, AUTO), 1)
+    assert fresh.runner is factory.runners[1]
+    lease.release()
+    factory.last.alive = False
+    waiter = asyncio.create_task(pool.lease(A, AUTO))
+    await settle()
+    assert not waiter.done()
+    clock.now += 0.5
+    await asyncio.wait_for(waiter, 2)
+
+
+async def test_crash_of_one_model_leaves_another_alone(make_pool, factory):
+    pool = make_pool()
+    (await pool.lease(A, AUTO)).release()
+    kept = await pool.lease(B, AUTO)
+    factory.runners[0].alive = False
+    await pool.lease(A, AUTO)
+    assert kept.runner.alive
+
+
+async def test_full_queue_is_refused_with_retry_after(make_pool, factory):
+    pool = make_pool(max_queue=1)
+    factory.gate = asyncio.Event()
+    waiter = asyncio.create_task(pool.lease(A, AUTO))
+    await settle()
+    with pytest.raises(ServerBusyError, match="maximum pending requests exceeded") as caught:
+        await pool.lease(B, AUTO)
+    assert caught.value.retry_after_s > 0
+    factory.gate.set()
+    await waiter
+
+
+async def test_requests_queued_in_a_runner_are_bounded(make_pool):
+    pool = make_pool(max_queue=1)
+    for _ in range(4 + 1):  # the scripted runner works on four at once
+        await pool.lease(A, AUTO)
+    with pytest.raises(ServerBusyError):
+        await pool.lease(A, AUTO)
+
+
+async def test_unload_waits_for_running_requests(make_pool, factory):
+    pool = make_pool()
+    lease = await pool.lease(A, AUTO)
+    pool.unload(A)
+    await settle()
+    assert factory.last.n_closes == 0
+    lease.release()
+    await settle()
+    assert factory.last.n_closes == 1
+
+
+async def test_close_drains_then_stops_runners(make_pool, factory):
+    pool = make_pool()
+    lease = await pool.lease(A, AUTO)
+    closing = asyncio.create_task(pool.close(drain_s=5))
+    await settle()
+    assert factory.last.n_closes == 0
+    with pytest.raises(ServerBusyError, match="shutting down"):
+        await pool.lease(A, AUTO)
+    lease.release()
+    await asyncio.wait_for(closing, 1)
+    assert factory.last.n_closes == 1
+
+
+async def test_close_does_not_wait_longer_than_asked(make_pool, factory):
+    pool = make_pool()
+    await pool.lease(A, AUTO)
+    await asyncio.wait_for(pool.close(drain_s=0.01), 1)
+    assert factory.last.n_closes == 1
+
+
+async def test_close_ends_a_load_that_is_under_way(make_pool, factory):
+    pool = make_pool()
+    factory.gate = asyncio.Event()
+    waiter = asyncio.create_task(pool.lease(A, AUTO))
+    await settle()
+    await asyncio.wait_for(pool.close(), 1)
+    with pytest.raises(ServerBusyError):
+        await waiter

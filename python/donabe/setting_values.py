@@ -54,6 +54,11 @@ class HostAddress:
         """Whether only programs on this machine can reach it."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it stands for all interfaces."""
+        return self.host in ("", "0.0.0.0", "::")
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}{self.path}"

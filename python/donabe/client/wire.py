@@ -1,0 +1,140 @@
+"""What both clients share below the calls: connection settings, reading answers, and turning failures into our errors.
+
+Foreign exceptions (httpx, JSON) never leave this package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any
+
+import httpx
+
+from donabe.client.calls import Call
+from donabe.errors import ResponseError, ServerUnavailableError, SettingsError
+from donabe.setting_values import HostAddress, parse_host
+from donabe.settings import load_settings
+from donabe.types import JsonObject
+
+CONNECT_TIMEOUT_S = 5.0
+MAX_ERROR_CHARS = 2000  # of a body that is no JSON error, for example a proxy's HTML page
+
+
+def connection_options(host: str | None, api_key: str | None, timeout_s: float | None) -> dict[str, Any]:
+    """Arguments of `httpx.Client`; what is None comes from the settings."""
+    settings = load_settings()
+    address = settings.address if host is None else _address(host)
+    key = settings.api_key if api_key is None else api_key
+    headers = {"User-Agent": f"donabe/{_version()}"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    return {
+        "base_url": address.url,
+        "headers": headers,
+        "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+        "trust_env": not (address.is_loopback or address.is_wildcard),  # no proxy on the way to this machine
+        "follow_redirects": True,
+    }
+
+
+def _address(host: str) -> HostAddress:
+    try:
+        return parse_host(host)
+    except ValueError as error:
+        raise SettingsError(f"host {error}", setting="host", source="argument host") from None
+
+
+def _version() -> str:
+    try:
+        return metadata.version("donabe")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@contextmanager
+def transport_errors(base_url: httpx.URL) -> Iterator[None]:
+    """Turn httpx's exceptions into ours."""
+    url = str(base_url).rstrip("/")
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise ServerUnavailableError(f"could not connect to a donabe server at {url}", hint=_START_HINT) from error
+    except httpx.TimeoutException as error:
+        raise ServerUnavailableError(f"the server at {url} did not answer in time") from error
+    except httpx.RequestError as error:
+        text = str(error) or type(error).__name__
+        raise ServerUnavailableError(f"the connection to {url} broke: {text}") from error
+
+
+_START_HINT = "start one with: donabe serve"
+
+
+def read_object(response: httpx.Response) -> JsonObject:
+    """The JSON object of a successful answer ({} for an empty one), or the error it carries."""
+    if response.status_code >= 400:
+        raise response_error(response.status_code, response.text, response.reason_phrase)
+    if not response.content:
+        return {}
+    return _parsed(response.text, response.status_code)
+
+
+def response_error(status_code: int, text: str, reason: str = "") -> ResponseError:
+    """The error that an answer with a status of 400 or more stands for."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+    if isinstance(body, dict) and body.get("error"):
+        return _carried_error(body, status_code)
+    return ResponseError(text.strip()[:MAX_ERROR_CHARS] or f"{status_code} {reason}".strip(), status_code=status_code)
+
+
+def _carried_error(body: JsonObject, status_code: int) -> ResponseError:
+    error = body["error"]
+    if isinstance(error, dict):  # the OpenAI and Anthropic dialects nest it
+        body, error = error, error.get("message", error)
+    hint = body.get("hint")
+    return ResponseError(str(error), status_code=status_code, hint=hint if isinstance(hint, str) else None)
+
+
+def _parsed(text: str, status_code: int) -> JsonObject:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ResponseError(
+            f"the server sent something that is no JSON: {text[:80]!r}",
+            status_code=status_code,
+            hint="is that a donabe server?",
+        ) from error
+    if not isinstance(value, dict):
+        raise ResponseError(f"the server sent {type(value).__name__}, not an object", status_code=status_code)
+    if value.get("error"):
+        raise _carried_error(value, status_code)
+    return value
+
+
+class StreamReader:
+    """Parses the lines of one stream and knows whether it ended as it must."""
+
+    def __init__(self, call: Call) -> None:
+        self._last = call.last
+        self._is_complete = False
+
+    def read(self, line: str) -> JsonObject | None:
+        """The line's object, or None for a blank line.
+
+        Raises:
+            ResponseError: The line is an error event.
+        """
+        if not line.strip():
+            return None
+        event = _parsed(line, 200)
+        key, value = self._last
+        self._is_complete = self._is_complete or event.get(key) == value
+        return event
+
+    def finish(self) -> None:
+        """Raises ResponseError when the stream stopped before its last event."""
+        if not self._is_complete:
+            raise ResponseError("the server ended the stream before the answer was complete", status_code=200)

@@ -24,6 +24,7 @@ and a code there come and go together (tests/contract/test_error_parity.py). HTT
     │   ├── ContextLengthError    the prompt is longer than the context
     │   ├── CapabilityError       the model can't do what was asked (tools, vision, thinking, embedding, ...)
     │   ├── ModelNotFoundError    no such model here (or, for a pull, there)
+    │   ├── RemoteModelError      the name asks for a model that a hosted service runs
     │   └── CancelledError        the request was cancelled by its caller
     ├── ModelFileError            a file is not a usable model
     ├── StoreError                the model store can't be read or written
@@ -176,6 +177,10 @@ class ModelNotFoundError(RequestError):
     def __init__(self, message: str, *, name: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.name = name
+
+
+class RemoteModelError(RequestError):
+    """The name asks for a model that runs on a hosted service; donabe runs local models only."""
 
 
 class CancelledError(RequestError):

@@ -27,7 +27,7 @@ class ModelCall:
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
     keep_alive_s: float | None = None
-    scheduling: Scheduling = Scheduling()
+    scheduling: Scheduling = field(default_factory=Scheduling)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class OutputCall(ModelCall):
         ignore_unsupported_thinking: Drop a request for thinking the model can't fulfil, with a warning.
     """
 
-    constraint: Constraint = Constraint()
+    constraint: Constraint = field(default_factory=Constraint)
     think: Think = None
     truncate: bool = True
     context_shift: bool | None = None
@@ -75,7 +75,7 @@ class ChatCall(OutputCall):
 
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
-    tool_choice: ToolChoice = ToolChoice()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
     force_tools: bool = False  # describe tools to a model whose template knows none, instead of refusing them
     continue_final_message: bool = False
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)

@@ -1,7 +1,8 @@
 """What the use cases need from the side layers: a model store and a way to pull. Tests pass fakes.
 
 Store methods block (files) and are called from worker threads, so they must be safe from several threads at once.
-They raise `InvalidNameError`, `ModelNotFoundError`, `StoreError` and `ModelFileError`; messages never hold server paths.
+They raise `InvalidNameError`, `ModelNotFoundError`, `StoreError` and `ModelFileError`, whose messages hold no server
+paths.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class ModelStore(Protocol):
 
 
 class ReadMetadata(Protocol):
-    """Reads a GGUF header (blocking)."""
+    """Reads the header of a GGUF file (blocking)."""
 
-    def __call__(self, spec: ModelSpec) -> GgufSummary: ...
+    def __call__(self, path: str) -> GgufSummary: ...
 
 
 class GgufSummary(Protocol):

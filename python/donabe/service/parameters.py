@@ -197,9 +197,9 @@ class Options:
         unknown: Names that mean nothing to donabe; reported to the caller.
     """
 
-    load: LoadOptions = LoadOptions()
-    sampling: SamplingOptions = SamplingOptions()
-    output: OutputOptions = OutputOptions()
+    load: LoadOptions = field(default_factory=LoadOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
     n_keep: int = 4
     unknown: tuple[str, ...] = ()
 

@@ -1,0 +1,128 @@
+"""Use cases around installed models: list, show, delete, copy, and what is loaded now.
+
+Store calls block, so they run in worker threads. Knows nothing of HTTP; the dialects turn these values into replies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from donabe.errors import InvalidRequestError
+from donabe.pool.pool import ModelPool
+from donabe.service.contracts import GgufSummary, ModelStore, ReadMetadata
+from donabe.store.names import split_where
+from donabe.types import JsonObject, LoadOptions, ModelSpec
+
+# Shown as the end of a model that stays forever: 292 years, the longest duration reference clients can hold.
+FOREVER_S = (2**63 - 1) / 1e9
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """One entry of the list of loaded models. `expires_at` is Unix time."""
+
+    spec: ModelSpec
+    options: LoadOptions
+    size_bytes: int
+    size_vram_bytes: int
+    n_ctx: int
+    expires_at: float
+    n_requests: int
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """Everything about an installed model. `metadata` keeps file order; arrays may be long."""
+
+    spec: ModelSpec
+    gguf: GgufSummary | None
+    projector: GgufSummary | None = None
+
+
+class Models:
+    """The installed and the loaded models of one server."""
+
+    def __init__(self, store: ModelStore, pool: ModelPool, read_metadata: ReadMetadata) -> None:
+        self._store = store
+        self._pool = pool
+        self._read_metadata = read_metadata
+
+    async def list(self) -> list[ModelSpec]:
+        """Installed models, newest first."""
+        specs = await asyncio.to_thread(self._store.list)
+        return sorted(specs, key=lambda spec: (-int(spec.modified_at), spec.name))
+
+    def loaded(self) -> list[LoadedModel]:
+        """Loaded models, the one that stays longest first."""
+        now = time.time()
+        models = [
+            LoadedModel(
+                spec=resident.spec,
+                options=resident.options,
+                size_bytes=resident.info.size_bytes,
+                size_vram_bytes=resident.info.size_vram_bytes,
+                n_ctx=resident.info.n_ctx_per_request,
+                expires_at=now + min(resident.expires_in_s, FOREVER_S),
+                n_requests=resident.n_leases,
+            )
+            for resident in self._pool.residents()
+            if resident.info is not None
+        ]
+        return sorted(models, key=lambda model: (-int(model.expires_at), model.spec.name))
+
+    async def find(self, name: str) -> ModelSpec:
+        """The installed model of that name, hosted suffixes taken off."""
+        base, _where = split_where(name)
+        return await asyncio.to_thread(self._store.resolve, base)
+
+    async def show(self, name: str) -> ModelDescription:
+        """The model and the header of its files."""
+        spec = await self.find(name)
+        gguf = await asyncio.to_thread(self._read_metadata, spec.paths[0]) if spec.paths else None
+        projector = await asyncio.to_thread(self._read_metadata, spec.projector) if spec.projector else None
+        return ModelDescription(spec, gguf, projector)
+
+    async def delete(self, name: str) -> None:
+        """Remove a model from the store; a running instance keeps running until it is unloaded."""
+        base, _where = split_where(name)
+        await asyncio.to_thread(self._store.delete, base)
+
+    async def copy(self, source: str, destination: str) -> None:
+        for field, name in (("source", source), ("destination", destination)):
+            if not name.strip():
+                raise InvalidRequestError(f'{field} "{name}" is invalid', field=field)
+        await asyncio.to_thread(self._store.copy, source, destination)
+
+
+def parameter_lines(parameters: JsonObject) -> str:
+    """Stored parameters as `name  value` lines, one per list item, strings quoted."""
+    lines = [
+        f"{name:<30} {_quoted(item)}"
+        for name, value in sorted(parameters.items())
+        for item in (value if isinstance(value, Sequence) and not isinstance(value, str) else [value])
+    ]
+    return "\n".join(lines)
+
+
+def _quoted(value: Any) -> str:
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        return f'"{escaped}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return str(value)
+
+
+def overlay(spec: ModelSpec, *, system: str, options: Mapping[str, Any]) -> ModelSpec:
+    """The model as it would be with another system prompt and other parameters; nothing is stored."""
+    parameters = {**spec.parameters, **options}
+    return msgspec.structs.replace(spec, system=system or spec.system, parameters=parameters)

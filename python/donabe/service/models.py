@@ -54,7 +54,7 @@ class Models:
         self._pool = pool
         self._read_metadata = read_metadata
 
-    async def list(self) -> list[ModelSpec]:
+    async def installed(self) -> list[ModelSpec]:
         """Installed models, newest first."""
         specs = await asyncio.to_thread(self._store.list)
         return sorted(specs, key=lambda spec: (-int(spec.modified_at), spec.name))

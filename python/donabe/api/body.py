@@ -1,0 +1,199 @@
+"""Lenient reading of JSON request bodies: the rules every dialect shares.
+
+Keys match in any case, `null` is absence, the last of repeated keys wins, unknown keys are collected and not refused,
+and text after the first JSON value is ignored. Error texts follow the Go decoder's where clients show or match them.
+Pure functions and one small reader class; no HTTP.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from donabe.errors import InvalidRequestError
+from donabe.types import JsonObject
+
+T = TypeVar("T")
+
+_decode = msgspec.json.Decoder().decode
+
+
+def parse_json(body: bytes, *, when_empty: str = "missing request body") -> Any:
+    """The first JSON value of a body.
+
+    Raises:
+        InvalidRequestError: Empty, cut off or malformed.
+    """
+    try:
+        return _decode(body)
+    except msgspec.DecodeError:
+        pass
+    except RecursionError:
+        raise InvalidRequestError("exceeded max depth", hint="nest fewer arrays and objects") from None
+    return _parse_slowly(body, when_empty)
+
+
+def _parse_slowly(body: bytes, when_empty: str) -> Any:
+    """Find out what is wrong with a body, or that only something after its first value is."""
+    text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
+    if not text:
+        raise InvalidRequestError(when_empty)
+    try:
+        value, _end = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text)
+    except json.JSONDecodeError as error:
+        if not text[error.pos :].strip() or error.msg.startswith("Unterminated string"):
+            raise InvalidRequestError("unexpected EOF") from None
+        character = text[error.pos]
+        raise InvalidRequestError(
+            f"invalid character '{character}' at offset {error.pos}: {error.msg}", hint="send one JSON object"
+        ) from None
+    except RecursionError:
+        raise InvalidRequestError("exceeded max depth", hint="nest fewer arrays and objects") from None
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise InvalidRequestError(f"invalid character '{name[0]}' looking for beginning of value")
+
+
+def kind_of(value: object) -> str:
+    """The JSON kind of a value as error messages name it."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, (int, float)):
+        return "number"
+    if isinstance(value, str):
+        return "string"
+    return "array" if isinstance(value, list) else "object" if isinstance(value, dict) else "null"
+
+
+class Fields:
+    """Reads the fields of one JSON object by name and type, and remembers which keys nobody asked for.
+
+    Args:
+        value: The decoded value; anything but an object is an error.
+        struct: Name of the request in error messages.
+        path: Dotted place of this object inside the request, ending in a dot, or "".
+    """
+
+    __slots__ = ("_path", "_struct", "_values")
+
+    def __init__(self, value: object, struct: str, path: str = "") -> None:
+        self._struct = struct
+        self._path = path
+        if not isinstance(value, dict):
+            where = f"Go struct field {struct}.{path[:-1]} of type object" if path else f"Go value of type api.{struct}"
+            raise InvalidRequestError(f"json: cannot unmarshal {kind_of(value)} into {where}", field=path[:-1] or None)
+        self._values: JsonObject = {key.lower(): item for key, item in value.items()}
+
+    def take(self, name: str) -> Any:
+        """The raw value; None when absent or null."""
+        return self._values.pop(name, None)
+
+    def has(self, name: str) -> bool:
+        return self._values.get(name) is not None
+
+    def string(self, name: str, default: str = "") -> str:
+        value = self._values.pop(name, None)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise self.mismatch(name, value, "string")
+        return value
+
+    def optional_string(self, name: str) -> str | None:
+        return self.string(name) if self.has(name) else self.take(name)
+
+    def boolean(self, name: str, default: bool = False) -> bool:
+        value = self._values.pop(name, None)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.mismatch(name, value, "bool")
+        return value
+
+    def optional_boolean(self, name: str) -> bool | None:
+        return self.boolean(name) if self.has(name) else self.take(name)
+
+    def integer(self, name: str, default: int = 0) -> int:
+        value = self._values.pop(name, None)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self.mismatch(name, value, "int")
+        if isinstance(value, float):
+            if value != int(value):
+                raise self.mismatch(name, value, "int", kind=f"number {value:g}")
+            value = int(value)
+        if not -(2**63) <= value < 2**63:
+            raise self.mismatch(name, value, "int", kind=f"number {value}")
+        return value
+
+    def array(self, name: str, type_name: str = "[]any") -> list[Any]:
+        value = self._values.pop(name, None)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise self.mismatch(name, value, type_name)
+        return value
+
+    def strings(self, name: str) -> list[str]:
+        values = self.array(name, "[]string")
+        for value in values:
+            if not isinstance(value, str):
+                raise self.mismatch(name, value, "string")
+        return values
+
+    def mapping(self, name: str) -> JsonObject:
+        value = self._values.pop(name, None)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self.mismatch(name, value, "map[string]interface {}")
+        return value
+
+    def objects(self, name: str, type_name: str, read: Callable[[Fields], T]) -> list[T]:
+        """A list of objects, each read by `read`."""
+        path = f"{self._path}{name}."
+        return [read(Fields(item, self._struct, path)) for item in self.array(name, type_name)]
+
+    def inner(self, name: str) -> Fields | None:
+        """A nested object as fields of its own; None when absent."""
+        value = self._values.pop(name, None)
+        return None if value is None else Fields(value, self._struct, f"{self._path}{name}.")
+
+    def mismatch(self, name: str, value: object, type_name: str, *, kind: str = "") -> InvalidRequestError:
+        place = f"{self._path}{name}"
+        return InvalidRequestError(
+            f"json: cannot unmarshal {kind or kind_of(value)} into Go struct field {self._struct}.{place}"
+            f" of type {type_name}",
+            field=place,
+        )
+
+    def ignore(self, *names: str) -> None:
+        """Accept these fields without an effect: harmless bookkeeping."""
+        for name in names:
+            self._values.pop(name, None)
+
+    @property
+    def rest(self) -> tuple[str, ...]:
+        """Keys not asked for so far."""
+        return tuple(self._path + key for key in self._values)
+
+
+def decode_base64(text: object, field: str) -> bytes:
+    """Standard padded base64, line breaks tolerated."""
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"{field} must hold base64 strings", field=field)
+    compact = text.replace("\r", "").replace("\n", "")
+    try:
+        return base64.b64decode(compact, validate=True)
+    except (binascii.Error, ValueError):
+        alphabet = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
+        bad = next((i for i, character in enumerate(compact) if character not in alphabet), len(compact))
+        raise InvalidRequestError(f"illegal base64 data at input byte {bad}", field=field) from None

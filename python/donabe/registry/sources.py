@@ -1,0 +1,47 @@
+"""The one interface of all model sources, and the settings they share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from donabe.registry.download import Patience
+from donabe.store.models import ModelStore
+from donabe.store.names import ModelName
+from donabe.types import PullProgress
+
+
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    """How to pull.
+
+    Attributes:
+        insecure: Speak plain HTTP to registries.
+        rate_limit: Bytes per second, 0 = unlimited.
+        offline: Refuse anything that needs the network.
+        allow_private_hosts: Let registries be on private, loopback or link-local addresses.
+    """
+
+    insecure: bool = False
+    rate_limit: int = 0
+    offline: bool = False
+    allow_private_hosts: bool = False
+    patience: Patience = field(default_factory=Patience)
+
+
+class Source(Protocol):
+    """A place a model can be pulled from."""
+
+    def pull(self, store: ModelStore, name: ModelName, options: PullOptions) -> AsyncIterator[PullProgress]:
+        """Fetch the model and make it visible in the store under `name`; the last event before the end is `success`.
+
+        Raises:
+            SourceUnreachableError: Another source may be tried.
+            SourceError, StoreError, ModelFileError: This source, or the machine, can't deliver it.
+        """
+        ...
+
+    def __str__(self) -> str:
+        """The source as the user would write it."""
+        ...

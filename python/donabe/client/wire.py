@@ -59,7 +59,7 @@ def transport_errors(base_url: httpx.URL) -> Iterator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise ServerUnavailableError(f"could not connect to a donabe server at {url}", hint=_START_HINT) from error
+        raise ServerUnavailableError(f"could not connect to donabe server at {url}", hint=_START_HINT) from error
     except httpx.TimeoutException as error:
         raise ServerUnavailableError(f"the server at {url} did not answer in time") from error
     except httpx.RequestError as error:
@@ -67,7 +67,7 @@ def transport_errors(base_url: httpx.URL) -> Iterator[None]:
         raise ServerUnavailableError(f"the connection to {url} broke: {text}") from error
 
 
-_START_HINT = "start one with: donabe serve"
+_START_HINT = "run 'donabe serve' to start it"
 
 
 def read_object(response: httpx.Response) -> JsonObject:

@@ -117,9 +117,9 @@ def test_html_page_of_a_proxy_is_a_response_error(server: FakeServer, client: Cl
 
 
 def test_no_server_is_server_unavailable_with_hint() -> None:
-    with Client("127.0.0.1:1") as client, pytest.raises(ServerUnavailableError, match="127.0.0.1:1") as caught:
+    with Client("127.0.0.1:1") as client, pytest.raises(ServerUnavailableError, match=r"127\.0\.0\.1:1") as caught:
         client.heartbeat()
-    assert caught.value.hint == "start one with: donabe serve"
+    assert caught.value.hint == "run 'donabe serve' to start it"
 
 
 def test_bad_host_names_the_setting() -> None:

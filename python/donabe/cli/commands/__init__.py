@@ -1,0 +1,1 @@
+"""One module per command. A command parses and prints; the client talks to the server."""

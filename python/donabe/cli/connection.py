@@ -1,0 +1,42 @@
+"""How a command reaches the server: a client, a heartbeat, and for `run` and `pull` a new server if none is there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from donabe.errors import ServerUnavailableError
+from donabe.settings import load_settings
+
+if TYPE_CHECKING:
+    from donabe.client import Client
+
+
+@contextmanager
+def connected(*, start_server: bool = False) -> Iterator[Client]:
+    """A client whose server is alive.
+
+    Args:
+        start_server: Start one in the background if none answers at a local address.
+
+    Raises:
+        ServerUnavailableError: No server answers, or the one started did not come up.
+    """
+    from donabe.client import Client
+
+    with Client() as client:
+        try:
+            client.heartbeat()
+        except ServerUnavailableError:
+            address = load_settings().address
+            is_here = (address.is_loopback or address.is_wildcard) and address.scheme == "http"
+            if not (start_server and is_here):
+                raise
+            from donabe.cli.background import start_background_server
+
+            started = start_background_server(client.heartbeat)
+            if started is not None:
+                sys.stderr.write(f"started a donabe server in the background (pid {started.pid}, log {started.log})\n")
+        yield client

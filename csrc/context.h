@@ -22,6 +22,7 @@
 #include "adapter.h"
 #include "batch.h"
 #include "model.h"
+#include "thread_pools.h"
 
 struct llama_context;
 
@@ -51,14 +52,14 @@ struct ContextParams {
     void validate() const; // throws invalid_argument
 };
 
+const char * pooling_name(int32_t pooling_type) noexcept; // of a llama_pooling_type
+
 struct MemoryUse {
     std::string name; // device or buffer type
     uint64_t model_bytes;
     uint64_t context_bytes;
     uint64_t compute_bytes;
 };
-
-class ThreadPools; // context.cpp
 
 class Context : public std::enable_shared_from_this<Context> {
   public:
@@ -93,14 +94,13 @@ class Context : public std::enable_shared_from_this<Context> {
     int32_t n_outputs_max() const { return n_outputs_max_; }
     bool flash_attention() const { return flash_attention_; }
     bool is_kv_unified() const { return is_kv_unified_; }
-    bool has_memory() const { return has_memory_; }
+    bool has_memory() const { return memory_kind_ != MemoryKind::none; }
     bool is_embedding() const { return is_embedding_; }
-    bool has_full_window() const { return has_full_window_; } // swa_full
     uint64_t kv_bytes_per_cell() const { return kv_bytes_per_cell_; }
-    const char * pooling() const;
-    MemoryKind memory_kind() const; // none when the context has no memory
+    const char * pooling() const { return pooling_; } // none, mean, cls, last, rank
+    MemoryKind memory_kind() const { return memory_kind_; } // none when the context has no memory
     // Whether rejected drafted tokens can be taken back with memory_remove_tail_locked (dense and window caches).
-    bool can_remove_tail() const;
+    bool can_remove_tail() const { return memory_kind_ == MemoryKind::dense || memory_kind_ == MemoryKind::iswa; }
 
     // --- compute ---------------------------------------------------------------------------------------------------
     void decode(const Batch & batch);
@@ -144,10 +144,11 @@ class Context : public std::enable_shared_from_this<Context> {
     void synchronize();
 
   private:
+    void require_creatable(const ContextParams & params) const;
+    void read_constants(const ContextParams & params);
     void require_batch(const Batch & batch, bool is_encode) const;
-    void require_positions(const Batch & batch) const;
+    void require_span(const BatchSpan & span, bool is_encode) const;
     void require_no_views() const;
-    void throw_for_status(int32_t status) const;
     void run_locked(const Batch & batch, bool is_encode);
 
     std::shared_ptr<Model> model_;
@@ -157,8 +158,8 @@ class Context : public std::enable_shared_from_this<Context> {
     mutable std::timed_mutex mutex_;
     std::atomic<bool> abort_requested_{false};
     std::atomic<int32_t> n_views_{0};
-    int32_t n_outputs_ = 0;
-    std::vector<int32_t> output_seq_ids_; // sequences of the last batch
+    int32_t n_outputs_ = 0;                 // rows of the last decode or encode
+    std::vector<int32_t> encoded_seq_ids_; // encoder-decoder models: whom the encoder's output is for
 
     int32_t n_ctx_ = 0;
     int32_t n_ctx_seq_ = 0;
@@ -167,12 +168,14 @@ class Context : public std::enable_shared_from_this<Context> {
     int32_t n_seq_max_ = 0;
     int32_t n_outputs_max_ = 0;
     int32_t poll_ = 50;
+    const char * pooling_ = "none";
     bool flash_attention_ = false;
     bool is_kv_unified_ = true;
-    bool has_memory_ = false;
     bool is_embedding_ = false;
     bool is_causal_ = true;
-    bool has_full_window_ = false;
+    bool has_logits_ = true;
+    int64_t n_positions_ = 0; // rows of a learned position table, 0: none
+    MemoryKind memory_kind_ = MemoryKind::none;
     uint64_t kv_bytes_per_cell_ = 0;
 };
 

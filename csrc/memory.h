@@ -41,12 +41,20 @@ class Memory {
     void set_state(int32_t seq_id, const StateBlob & blob); // throws state, kv_full; then the sequence is empty
 
   private:
+    bool has_recurrent_state() const;
+    bool has_window() const;
+    bool has_attention_cells() const;
+    bool has_streams() const;
     void require_seq(const char * name, int32_t seq_id) const;
-    void require_shift(const Context::Guard & guard, int32_t seq_id) const;
-    bool has_window_at(const Context::Guard & guard, int32_t seq_id, int32_t n_tokens) const;
-    bool share(const Context::Guard & guard, int32_t src, int32_t dst, int32_t n_tokens, const StateBlob * checkpoint);
-    bool restore(const Context::Guard & guard, int32_t seq_id, const StateBlob & blob) const;
-    bool is_exact_fork(const Context::Guard & guard, int32_t dst, int32_t n_tokens) const;
+    // The rest is called with the context's lock held.
+    void require_shift(llama_context * context, int32_t seq_id, int32_t p0, int32_t p1) const;
+    void require_partial_fits(llama_context * context, int32_t seq_id, const StateBlob & blob) const;
+    bool has_window_at(llama_context * context, int32_t seq_id, int32_t n_tokens) const;
+    bool share(llama_context * context, int32_t src, int32_t dst, int32_t n_tokens, bool is_at_end,
+               const StateBlob * checkpoint) const;
+    bool is_exact_fork(llama_context * context, int32_t dst, int32_t n_tokens) const;
+    std::shared_ptr<StateBlob> read_state(llama_context * context, int32_t seq_id, bool is_partial) const;
+    bool restore(llama_context * context, int32_t seq_id, const StateBlob & blob) const;
 
     std::shared_ptr<Context> context_;
     MemoryKind kind_;

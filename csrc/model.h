@@ -14,6 +14,7 @@
 #include <variant>
 #include <vector>
 
+struct llama_adapter_lora;
 struct llama_model;
 struct llama_vocab;
 
@@ -82,6 +83,7 @@ class Model : public std::enable_shared_from_this<Model> {
     std::optional<std::string> chat_template(const std::string & name) const; // "": the default one
     std::vector<std::string> class_labels() const;
     std::shared_ptr<Adapter> load_adapter(const std::string & path);
+    void free_adapter(llama_adapter_lora * adapter) noexcept; // for ~Adapter
 
   private:
     Model(llama_model * model, bool is_vocab_only);

@@ -11,6 +11,17 @@
 
 namespace donabe {
 
+// -1: the vocabulary has none.
+struct SpecialTokens {
+    int32_t bos = -1;
+    int32_t eos = -1;
+    int32_t eot = -1;
+    int32_t sep = -1;
+    int32_t fim_pre = -1;
+    int32_t fim_suf = -1;
+    int32_t fim_mid = -1;
+};
+
 class Vocab {
   public:
     explicit Vocab(std::shared_ptr<Model> model);
@@ -19,6 +30,9 @@ class Vocab {
     int32_t n_tokens() const { return n_tokens_; }
     const char * kind() const;
     bool has_tokenizer() const; // false: the file carries no vocabulary, tokenize() throws unsupported
+    SpecialTokens special_tokens() const;
+    bool adds_bos() const;
+    bool adds_eos() const;
     bool is_eog(int32_t token) const;
     bool is_control(int32_t token) const;
     std::vector<int32_t> eog_tokens() const;
@@ -31,6 +45,9 @@ class Vocab {
     void require_token(int32_t token) const; // throws invalid_argument unless 0 <= token < n_tokens
 
   private:
+    void require_tokenizer() const;
+    void require_special_tokens() const;
+
     std::shared_ptr<Model> model_;
     const llama_vocab * vocab_;
     int32_t n_tokens_;

@@ -1,0 +1,202 @@
+#include "devices.h"
+
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <mutex>
+#include <set>
+
+#if !defined(_WIN32)
+#include <dlfcn.h>
+#endif
+
+#include "ggml.h"
+#include "llama.h"
+
+#include "base/errors.h"
+#include "base/log_ring.h"
+#include "base/process.h"
+
+namespace donabe {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::mutex init_mutex;
+bool is_initialised = false;
+std::set<std::string> & loaded_plugins() {
+    static auto * instance = new std::set<std::string>;
+    return *instance;
+}
+
+char abort_report_path[4096]; // static, because an abort must not allocate
+
+void on_abort(const char * message) {
+    std::fprintf(stderr, "%s\n", message);
+    if (abort_report_path[0] == '\0') {
+        return;
+    }
+    if (FILE * file = std::fopen(abort_report_path, "w")) {
+        std::fprintf(file, "%s\n", message);
+        for (const std::string & line : log_tail_take()) {
+            std::fprintf(file, "%s\n", line.c_str());
+        }
+        std::fclose(file);
+    }
+}
+
+std::string default_backend_dir() {
+#if defined(DONABE_BACKEND_DL) && !defined(_WIN32)
+    Dl_info info;
+    if (dladdr(reinterpret_cast<const void *>(&devices_init), &info) != 0 && info.dli_fname != nullptr) {
+        const fs::path dir = fs::absolute(info.dli_fname).parent_path() / "lib";
+        std::error_code ignored;
+        if (fs::is_directory(dir, ignored)) {
+            return dir.string();
+        }
+    }
+#endif
+    return {};
+}
+
+void load_directory(const std::string & dir) {
+    std::error_code failed;
+    if (!fs::path(dir).is_absolute() || !fs::is_directory(dir, failed)) {
+        throw Error(ErrorCode::invalid_argument, "backend_dir must be the absolute path of a folder, not '" + dir + "'");
+    }
+    ggml_backend_load_all_from_path(dir.c_str());
+}
+
+void load_plugin(const std::string & path) {
+    std::error_code failed;
+    if (!fs::path(path).is_absolute() || !fs::is_regular_file(path, failed)) {
+        throw Error(ErrorCode::invalid_argument, "a plugin must be the absolute path of a file, not '" + path + "'");
+    }
+    if (loaded_plugins().count(path) != 0) {
+        return;
+    }
+    if (ggml_backend_load(path.c_str()) == nullptr) {
+        throw Error(ErrorCode::load, "the backend plugin '" + fs::path(path).filename().string() + "' can't be loaded",
+                    "check that it has the version of this package and that its driver is installed");
+    }
+    loaded_plugins().insert(path);
+}
+
+const char * kind_name(ggml_backend_dev_t device) {
+    switch (ggml_backend_dev_type(device)) {
+    case GGML_BACKEND_DEVICE_TYPE_CPU:
+        return "cpu";
+    case GGML_BACKEND_DEVICE_TYPE_IGPU:
+        return "igpu";
+    case GGML_BACKEND_DEVICE_TYPE_ACCEL:
+        return "accel";
+    case GGML_BACKEND_DEVICE_TYPE_GPU:
+    case GGML_BACKEND_DEVICE_TYPE_META:
+        break;
+    }
+    return "gpu";
+}
+
+} // namespace
+
+void devices_init(const std::string & backend_dir, const std::vector<std::string> & plugins) {
+    process_require_not_forked();
+    std::lock_guard<std::mutex> held(init_mutex);
+    log_tail_reset();
+    ggml_set_abort_callback(&on_abort);
+    if (!is_initialised) {
+        const std::string dir = backend_dir.empty() ? default_backend_dir() : backend_dir;
+        if (!dir.empty()) {
+            load_directory(dir);
+        }
+    }
+    for (const std::string & plugin : plugins) {
+        load_plugin(plugin);
+    }
+    // Checked before llama_backend_init, which otherwise searches the working directory for libraries to load.
+    if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) == nullptr) {
+        throw Error(ErrorCode::load, "no CPU backend was found", "reinstall donabe, or pass init() the backend folder");
+    }
+    if (!is_initialised) {
+        llama_backend_init();
+        is_initialised = true;
+    }
+}
+
+void devices_require_init() {
+    {
+        std::lock_guard<std::mutex> held(init_mutex);
+        if (is_initialised) {
+            return;
+        }
+    }
+    devices_init({}, {});
+}
+
+std::vector<DeviceInfo> devices_list() {
+    process_require_not_forked();
+    std::vector<DeviceInfo> devices;
+    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+        ggml_backend_dev_t device = ggml_backend_dev_get(i);
+        size_t free_bytes = 0;
+        size_t total_bytes = 0;
+        ggml_backend_dev_memory(device, &free_bytes, &total_bytes);
+        devices.push_back({ggml_backend_dev_name(device), ggml_backend_dev_description(device),
+                           ggml_backend_reg_name(ggml_backend_dev_backend_reg(device)), kind_name(device), total_bytes,
+                           free_bytes});
+    }
+    return devices;
+}
+
+ggml_backend_dev_t devices_find(const std::string & name) {
+    if (ggml_backend_dev_t device = ggml_backend_dev_by_name(name.c_str())) {
+        return device;
+    }
+    std::string known;
+    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+        known += (i == 0 ? "" : ", ") + std::string(ggml_backend_dev_name(ggml_backend_dev_get(i)));
+    }
+    throw Error(ErrorCode::invalid_argument, "there is no device '" + name + "'", "devices here: " + known);
+}
+
+std::string devices_system_info() {
+    devices_require_init();
+    return llama_print_system_info();
+}
+
+BuildInfo devices_build_info() {
+    BuildInfo info;
+    info.build_id = DONABE_BUILD_ID;
+    info.llama_version = llama_version();
+    info.ggml_version = ggml_version();
+    info.ggml_commit = ggml_commit();
+#if defined(__clang__) || defined(__GNUC__)
+    info.compiler = __VERSION__;
+#if !defined(__clang__)
+    info.compiler = "gcc " + info.compiler;
+#endif
+#elif defined(_MSC_VER)
+    info.compiler = "msvc " + std::to_string(_MSC_VER);
+#endif
+#if defined(DONABE_BACKEND_DL)
+    info.has_dynamic_backends = true;
+#else
+    info.has_dynamic_backends = false;
+#endif
+#if defined(NDEBUG)
+    info.has_asserts = false;
+#else
+    info.has_asserts = true;
+#endif
+    return info;
+}
+
+void devices_set_abort_report(const std::string & path) {
+    if (path.size() >= sizeof(abort_report_path)) {
+        throw Error(ErrorCode::invalid_argument, "the path of the abort report is longer than 4095 bytes");
+    }
+    std::memcpy(abort_report_path, path.c_str(), path.size() + 1);
+    ggml_set_abort_callback(&on_abort);
+}
+
+} // namespace donabe

@@ -17,18 +17,15 @@ SMOLLM2 = "smollm2:135m"
 GEMMA3 = "gemma3:270m"
 
 
-def test_store() -> ModelStore:
+def shared_store() -> ModelStore:
     """The shared store of the tests."""
     folder = os.environ.get("DONABE_TEST_MODELS") or Path.home() / ".cache" / "donabe" / "test-models"
     return ModelStore(Path(folder))
 
 
-test_store.__test__ = False  # type: ignore[attr-defined]  # a helper, whatever its name looks like
-
-
 def ensure_spec(name: str) -> ModelSpec:
     """The model's spec, pulling it on first use."""
-    return resolve_model(name, store=test_store())
+    return resolve_model(name, store=shared_store())
 
 
 def ensure_model(name: str) -> Path:

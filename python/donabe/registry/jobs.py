@@ -12,11 +12,12 @@ import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from donabe.errors import CancelledError, DonabeError, SourceError
 from donabe.registry.pull import pull
-from donabe.registry.references import Reference
+from donabe.registry.references import Reference, parse_reference
 from donabe.registry.sources import PullOptions
 from donabe.store.models import ModelStore
 from donabe.types import PullProgress
@@ -153,3 +154,24 @@ def pull_model_sync(
             yield item
     finally:
         stop()
+
+
+class Puller:
+    """Pulls by name into one store: what the server's use cases are given.
+
+    Args:
+        options: Of every pull; a call may only add to them.
+    """
+
+    def __init__(self, store: ModelStore, options: PullOptions | None = None) -> None:
+        self._store = store
+        self._options = options or PullOptions()
+
+    def __call__(self, name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        """Pull what a request named; see `pull_model`.
+
+        Raises:
+            InvalidNameError: It is no model name. Files can't be named.
+        """
+        options = replace(self._options, insecure=True) if insecure else self._options
+        return pull_model(parse_reference(name), self._store, options)

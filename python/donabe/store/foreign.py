@@ -5,9 +5,8 @@ Nothing here opens a file for writing; `ModelStore.delete` refuses these names.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from donabe.errors import DonabeError, InvalidNameError, ModelFileError, ModelNotFoundError
@@ -21,18 +20,14 @@ _SPLIT_NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\
 _QUANT_NAME = re.compile(r"(?i)(?:^|[-._])((?:UD-)?(?:I?Q\d[\w]*|B?F16|F32|MXFP4[\w]*|TQ\d_\d))$")
 
 
-def foreign_models(root: Path, environ: Mapping[str, str] | None = None) -> tuple[ReadOnlyModels, ...]:
-    """The collections found on this machine, apart from the store at `root` itself."""
-    environ = os.environ if environ is None else environ
+def foreign_models(root: Path, stores: Iterable[Path], hf_cache: Path) -> tuple[ReadOnlyModels, ...]:
+    """The collections that exist, apart from the store at `root` itself."""
     found: list[ReadOnlyModels] = []
-    for folder in (environ.get("OLLAMA_MODELS", "").strip(" '\""), Path.home() / ".ollama" / "models"):
-        path = Path(folder).expanduser() if folder else None
-        if path and path.is_dir() and path.resolve() != root.resolve():
-            found.append(OllamaModels(path))
-            break
-    cache = Path(environ.get("HF_HUB_CACHE") or Path(environ.get("HF_HOME") or "~/.cache/huggingface") / "hub")
-    if cache.expanduser().is_dir():
-        found.append(HuggingFaceModels(cache.expanduser()))
+    for store in stores:
+        if store.is_dir() and store.resolve() != root.resolve():
+            found.append(OllamaModels(store))
+    if hf_cache.is_dir():
+        found.append(HuggingFaceModels(hf_cache))
     return tuple(found)
 
 

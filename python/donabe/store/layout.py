@@ -11,25 +11,14 @@ Takes `ModelName` and `Digest` only, never text, so no path leaves the store wha
 
 from __future__ import annotations
 
-import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from donabe.errors import InvalidNameError
 from donabe.store.digest import Digest
 from donabe.store.names import ModelName
-
-
-def default_root(environ: Mapping[str, str] | None = None) -> Path:
-    """The store's folder: DONABE_MODELS, else OLLAMA_MODELS, else ~/.donabe/models."""
-    environ = os.environ if environ is None else environ
-    for variable in ("DONABE_MODELS", "OLLAMA_MODELS"):
-        value = environ.get(variable, "").strip().strip("'\"")
-        if value:
-            return Path(value).expanduser()
-    return Path.home() / ".donabe" / "models"
 
 
 @dataclass(frozen=True, slots=True)

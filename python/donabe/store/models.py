@@ -11,21 +11,24 @@ import contextlib
 import difflib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from donabe.errors import DonabeError, ModelNotFoundError, StoreError
 from donabe.store.blobs import BlobStore
 from donabe.store.digest import Digest
 from donabe.store.files import remove_empty_folders, store_error, store_errors, write_atomically
-from donabe.store.layout import StoreLayout, default_root
+from donabe.store.layout import StoreLayout
 from donabe.store.locks import FileLock
 from donabe.store.manifests import MAX_MANIFEST_BYTES, Manifest
 from donabe.store.names import ModelName
 from donabe.store.specs import build_spec
 from donabe.types import ModelSpec
+
+if TYPE_CHECKING:
+    from donabe.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -79,12 +82,13 @@ class ModelStore:
         self._extra = tuple(extra)
 
     @classmethod
-    def default(cls, environ: Mapping[str, str] | None = None) -> ModelStore:
+    def from_settings(cls, settings: Settings | None = None) -> ModelStore:
         """The user's own store, with the models other programs keep on this machine."""
+        from donabe.settings import load_settings
         from donabe.store.foreign import foreign_models  # it builds on this module's pieces
 
-        root = default_root(environ)
-        return cls(root, foreign_models(root, environ))
+        settings = settings or load_settings()
+        return cls(settings.models_dir, foreign_models(settings.models_dir, settings.extra_stores, settings.hf_cache))
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ def resolve_model(
     from donabe.registry.references import parse_reference
 
     reference = parse_reference(name, allow_paths=allow_paths)
-    store = store or ModelStore.default()
+    store = store or ModelStore.from_settings()
     found = _find(reference, store, can_pull=pull)
     if found is not None:
         return found

@@ -22,7 +22,7 @@ class EngineOptions:
         cache_ram_bytes: State blobs in RAM: checkpoints, preempted sequences, prefixes evicted from the pool.
         max_step_latency_s: Bound on the gap between two tokens of a running stream while prompts are prefilled;
             None = the larger of 0.15 s and twice the undisturbed step.
-        max_prefill_step_s: Aim for the length of a step when no stream is running, so that arrivals and cancels are seen.
+        max_prefill_step_s: Aim for the length of a step when no stream is running, so that arrivals are seen.
         headroom_tokens: Free cells asked for beyond its prompt before a request is admitted.
         n_draft_max: Tokens drafted for a sequence in one step by prompt lookup; 0 = no speculation.
         adapters_key: Names the LoRA set of this context in the prefix cache.

@@ -68,7 +68,7 @@ class SequenceOutput(msgspec.Struct, kw_only=True, gc=False):
     """What one completion of a request produced in one step.
 
     `finish_reason` is set on the last output of a completion, together with `usage`; `last` on the last output of the
-    request: exactly one output of each request has it. With `error` (finish_reason ERROR) the request as a whole failed.
+    request: exactly one output of each request has it. With `error` (finish_reason ERROR) the whole request failed.
     """
 
     request_id: str

@@ -1,0 +1,60 @@
+"""What the scheduler decided for one step. Applying it is the engine's job; counters move only when it succeeded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from donabe.engine.sequence import Sequence
+from donabe.engine.tokens import Int32Array
+from donabe.types import FinishReason
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Prompt tokens [n_computed, n_computed + n_tokens) of a sequence; `is_last` reaches its end, so it samples."""
+
+    sequence: Sequence
+    n_tokens: int
+    is_last: bool
+
+
+@dataclass(slots=True)
+class Draft:
+    """A decode row with guessed tokens after it: tokens[0] is the known one."""
+
+    sequence: Sequence
+    tokens: Int32Array
+
+
+@dataclass(slots=True)
+class Moved:
+    """A running sequence has another id now."""
+
+    sequence: Sequence
+    old_id: int
+    new_id: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step. The sampler set has to follow `preempted`, `moved`, `ended` and `admitted`, in this order."""
+
+    preempted: list[tuple[Sequence, int]] = field(default_factory=list)  # with the id each had
+    moved: list[Moved] = field(default_factory=list)
+    ended: list[tuple[Sequence, int, FinishReason]] = field(default_factory=list)
+    admitted: list[Sequence] = field(default_factory=list)
+    decode: list[Sequence] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.decode) + len(self.drafts)
+
+    @property
+    def n_prefill(self) -> int:
+        return sum(chunk.n_tokens for chunk in self.chunks)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.decode or self.drafts or self.chunks)

@@ -19,7 +19,6 @@ from donabe.chat.renderers import GoRenderer, JinjaRenderer, MakeParser, PlainRe
 from donabe.errors import CapabilityError, ContextLengthError, InvalidRequestError
 from donabe.types import (
     ChatRequest,
-    Constraint,
     GenerateRequest,
     Message,
     ModelSpec,
@@ -132,7 +131,7 @@ class PromptBuilder:
         """The rendered conversation, its tokens, and how many messages were dropped to make it fit."""
         if not request.messages:
             raise InvalidRequestError("messages is empty", field="messages", hint="send at least one message")
-        messages = inputs.with_stored(request.messages, self._spec.messages, self._spec.system)
+        messages = request.messages
         renderer = self._renderer_for(request)
 
         def attempt(candidate: Sequence[Message]) -> tuple[Rendered, Int32Array]:
@@ -172,7 +171,7 @@ class PromptBuilder:
         return bool(self._spec.renderer) or prefers_chat_template(jinja, parse_template(template))
 
     def _go_renderer(self, source: str) -> Renderer:
-        from donabe.template import parse_template  # noqa: PLC0415 (needed by few models)
+        from donabe.template import parse_template
 
         return GoRenderer(parse_template(source), self._vocab, self._make_grammar)
 
@@ -196,7 +195,7 @@ class PromptBuilder:
         if not isinstance(request.prompt, str):
             raise InvalidRequestError("suffix needs a prompt of text, not tokens", field="suffix")
         if self._spec.template is not None:
-            from donabe.template import parse_template, render_generate  # noqa: PLC0415 (needed by few models)
+            from donabe.template import parse_template, render_generate
 
             template = parse_template(self._spec.template)
             if "insert" in template.capabilities():

@@ -103,7 +103,7 @@ class GoRenderer:
     make_grammar: inputs.MakeGrammar
 
     def render(self, request: ChatRequest, messages: Sequence[Message]) -> Rendered:
-        from donabe.template import ThinkingParser, ToolParser, render_chat  # noqa: PLC0415 (needed by few models)
+        from donabe.template import ThinkingParser, ToolParser, render_chat
 
         refuse_images(messages)
         tools, _ = inputs.offered_tools(request.tools, request.tool_choice)

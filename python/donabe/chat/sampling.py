@@ -13,8 +13,8 @@ from donabe.errors import InvalidRequestError
 from donabe.types import OutputOptions, SamplingOptions
 
 MAX_SEED = 2**32 - 2  # 2**32 - 1 means "random" to the native sampler
-MAX_STOPS = 64
-MAX_STOP_BYTES = 1024
+MAX_STOPS = 256
+MAX_STOP_BYTES = 16384
 MAX_TOP_LOGPROBS = 20
 MAX_COMPLETIONS = 64
 _MAX_INT = 2**31 - 1

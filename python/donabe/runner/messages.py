@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from donabe.errors import RunnerError
+from donabe.errors import InvalidRequestError, RunnerError
 from donabe.types import (
     ChatRequest,
     EmbedRequest,
@@ -168,8 +168,12 @@ def encode_frame(message: ParentMessage | ChildMessage) -> bytes:
 
     Raises:
         RunnerError: The message is larger than MAX_FRAME_BYTES.
+        InvalidRequestError: It holds something msgpack can't carry: a lone surrogate, a number beyond 64 bits.
     """
-    body = _encoder.encode(message)
+    try:
+        body = _encoder.encode(message)
+    except (UnicodeEncodeError, OverflowError, TypeError) as error:
+        raise InvalidRequestError(f"the request can't be passed to the model: {error}") from error
     check_frame_size(len(body))
     return _HEADER.pack(len(body)) + body
 

@@ -40,11 +40,11 @@ llama_flash_attn_type parse_flash_attention(const std::string & name) {
     refuse("flash_attention must be auto, on or off, not '" + name + "'");
 }
 
-llama_pooling_type parse_pooling(const std::string & name) {
+enum llama_pooling_type parse_pooling(const std::string & name) {
     if (name == "unspecified") {
         return LLAMA_POOLING_TYPE_UNSPECIFIED;
     }
-    for (llama_pooling_type type : {LLAMA_POOLING_TYPE_NONE, LLAMA_POOLING_TYPE_MEAN, LLAMA_POOLING_TYPE_CLS,
+    for (enum llama_pooling_type type : {LLAMA_POOLING_TYPE_NONE, LLAMA_POOLING_TYPE_MEAN, LLAMA_POOLING_TYPE_CLS,
                                     LLAMA_POOLING_TYPE_LAST, LLAMA_POOLING_TYPE_RANK}) {
         if (name == pooling_name(type)) {
             return type;

@@ -278,6 +278,11 @@ bool Model::uses_mrope() const {
     return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE;
 }
 
+int32_t Model::n_swa() const {
+    const bool has_window = memory_kind_ == MemoryKind::iswa || memory_kind_ == MemoryKind::hybrid_iswa;
+    return has_window ? llama_model_n_swa(raw()) : 0;
+}
+
 std::map<std::string, std::string> Model::meta() const {
     std::map<std::string, std::string> items;
     for (int32_t i = 0; i < llama_model_meta_count(raw()); i++) {

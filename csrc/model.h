@@ -78,6 +78,7 @@ class Model : public std::enable_shared_from_this<Model> {
     bool is_causal() const { return is_causal_; }
     bool uses_mrope() const;
     int32_t n_vocab() const { return n_vocab_; }
+    int32_t n_swa() const; // 0 unless a cache with a sliding window is used
     std::map<std::string, std::string> meta() const;
     std::optional<std::string> meta_value(const std::string & key) const;
     std::optional<std::string> chat_template(const std::string & name) const; // "": the default one

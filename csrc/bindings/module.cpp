@@ -1,5 +1,5 @@
 // The extension module: error translation, build facts, and the order in which the classes are registered.
-// Thread safe without the GIL: no global Python state is kept except the error classes, imported once.
+// The module keeps the GIL: running without it is declared when it is tested on a free-threaded interpreter.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,6 +10,7 @@
 #include "base/log_ring.h"
 #include "base/process.h"
 #include "bindings/register.h"
+#include "bindings/text.h"
 
 namespace py = pybind11;
 
@@ -17,6 +18,7 @@ namespace {
 
 using donabe::Error;
 using donabe::ErrorCode;
+using donabe::bindings::text_from_bytes;
 
 // Leaked on purpose: an error may be translated while the interpreter shuts down.
 std::array<PyObject *, donabe::n_error_codes> error_classes{};
@@ -33,15 +35,10 @@ void raise_python_error(const Error & error) {
     py::object type = py::reinterpret_borrow<py::object>(error_classes[static_cast<size_t>(error.code())]);
     py::tuple tail(error.log_tail().size());
     for (size_t i = 0; i < error.log_tail().size(); i++) {
-        const std::string & line = error.log_tail()[i];
-        tail[i] = py::reinterpret_steal<py::str>(
-            PyUnicode_DecodeUTF8(line.data(), static_cast<py::ssize_t>(line.size()), "replace"));
+        tail[i] = text_from_bytes(error.log_tail()[i]);
     }
-    const std::string message = error.what();
-    py::object text = py::reinterpret_steal<py::object>(
-        PyUnicode_DecodeUTF8(message.data(), static_cast<py::ssize_t>(message.size()), "replace"));
-    py::object hint = error.hint().empty() ? py::object(py::none()) : py::object(py::str(error.hint()));
-    py::object value = type(text, py::arg("hint") = hint, py::arg("log_tail") = tail);
+    py::object hint = error.hint().empty() ? py::object(py::none()) : py::object(text_from_bytes(error.hint()));
+    py::object value = type(text_from_bytes(error.what()), py::arg("hint") = hint, py::arg("log_tail") = tail);
     PyErr_SetObject(type.ptr(), value.ptr());
 }
 
@@ -55,7 +52,7 @@ py::dict error_codes() {
 
 } // namespace
 
-PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+PYBIND11_MODULE(_core, m) {
     donabe::process_install_fork_guard();
     donabe::log_install();
     import_error_classes();

@@ -54,6 +54,9 @@ def set_log_level(level: int) -> None: ...
 def max_sequences() -> int:
     """LLAMA_MAX_SEQ: upper bound of n_seq_max."""
 
+def n_physical_cores() -> int:
+    """Physical cores this process may use (affinity and container quota respected); what n_threads 0 means."""
+
 def json_schema_to_grammar(schema: str) -> str:
     """GBNF of a JSON Schema given as JSON text. Raises GrammarError."""
 
@@ -69,7 +72,7 @@ class GgufFile:
     def __init__(self, path: str) -> None: ...
     def meta(self) -> dict[str, Any]: ...
     def tensors(self) -> list[tuple[str, str, tuple[int, ...], int]]:
-        """(name, type name, shape, offset) of every tensor."""
+        """(name, type name, shape fastest dimension first, offset in the data section) of every tensor."""
     @property
     def version(self) -> int: ...
 
@@ -158,7 +161,8 @@ class Model:
     @property
     def n_layer(self) -> int: ...
     @property
-    def n_swa(self) -> int: ...
+    def n_swa(self) -> int:
+        """Size of the sliding window, 0 for memory kinds without one."""
     @property
     def n_cls_out(self) -> int: ...
     @property

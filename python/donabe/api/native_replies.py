@@ -17,8 +17,9 @@ import msgspec
 
 from donabe.api.dialect import JSON, NDJSON, ErrorStyle, Timing
 from donabe.api.durations import TimestampWriter
+from donabe.api.native import NativeRerank
 from donabe.errors import ContextLengthError, DonabeError, InvalidRequestError, RunnerError
-from donabe.types import Delta, EmbedResult, Finished, JsonObject, TokenLogprob, ToolCall, Usage
+from donabe.types import Delta, EmbedResult, Finished, JsonObject, RerankResult, TokenLogprob, ToolCall, Usage
 
 _encode = msgspec.json.Encoder().encode
 _timestamps = TimestampWriter()
@@ -269,7 +270,7 @@ def shortest_floats(row: array[float]) -> list[float]:
     """
     if not all(map(math.isfinite, row)):
         raise InvalidRequestError("embedding contains NaN or Inf values")
-    numbers = [float("%.7g" % value) for value in row]
+    numbers = [float(f"{value:.7g}") for value in row]
     for digits in (8, 9):
         packed = array("f", numbers)
         for i, value in enumerate(row):
@@ -296,3 +297,16 @@ def embeddings_body(result: EmbedResult | None) -> bytes:
     """The reply of the older `/api/embeddings`."""
     row = [] if result is None else list(embedding_rows(result)[0])
     return _encode({"embedding": row})
+
+
+def rerank_body(request: NativeRerank, result: RerankResult) -> bytes:
+    """The reply of the rerank routes: the best first, in the shape rerank clients share."""
+    order = sorted(range(len(result.scores)), key=lambda i: -result.scores[i])
+    results = []
+    for i in order[: request.top_n or None]:
+        entry: JsonObject = {"index": i, "relevance_score": result.scores[i]}
+        if request.return_documents:
+            entry["document"] = {"text": request.call.documents[i]}
+        results.append(entry)
+    usage = {"prompt_tokens": result.n_prompt_tokens, "total_tokens": result.n_prompt_tokens}
+    return _encode({"object": "list", "model": request.call.model, "results": results, "usage": usage})

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from donabe.pool.contracts import StartRunner
+from donabe.pool.pool import ModelPool, PoolLimits
 from donabe.server.contracts import ServerSettings
-from donabe.service.contracts import ModelStore, PullModel
+from donabe.server.guards import Guard, HostRules, OriginRules
+from donabe.server.native_routes import NativeRoutes
+from donabe.server.routing import RouteTable, error_response, unrouted
+from donabe.server.version import own_version
+from donabe.service.contracts import ModelStore, PullModel, ReadMetadata
+from donabe.service.inference import Inference, LoadDefaults
+from donabe.service.models import Models
+
+# Resident models when the setting is automatic.
+AUTOMATIC_MAX_LOADED = 3
+# How long running answers may go on after a stop signal.
+DRAIN_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +34,84 @@ class Collaborators:
 
     store: ModelStore
     pull: PullModel
+    read_metadata: ReadMetadata
     start_runner: StartRunner
 
 
 def create_app(settings: ServerSettings, collaborators: Collaborators | None = None) -> FastAPI:
     """Build the app. Without collaborators it uses the settings' store, registry and runner processes."""
-    raise NotImplementedError
+    if collaborators is None:
+        from donabe.server.wiring import real_collaborators  # pulls in the store, the registry and the runner
+
+        collaborators = real_collaborators(settings)
+    pool = ModelPool(
+        collaborators.start_runner,
+        limits=PoolLimits(
+            max_loaded=settings.max_loaded_models or AUTOMATIC_MAX_LOADED,
+            max_queue=settings.max_queue,
+            keep_alive_s=settings.keep_alive_s,
+        ),
+    )
+    defaults = LoadDefaults(
+        context_length=settings.context_length,
+        num_parallel=settings.num_parallel,
+        flash_attention=settings.flash_attention,
+        kv_cache_type=settings.kv_cache_type,
+        max_step_latency_s=settings.max_step_latency_s,
+    )
+    inference = Inference(collaborators.store, pool, defaults=defaults)
+    models = Models(
+        collaborators.store, pool, read_metadata=collaborators.read_metadata, pull=collaborators.pull
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await pool.close(drain_s=DRAIN_S)
+
+    app = FastAPI(
+        title="donabe",
+        version=own_version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={Exception: _on_error, HTTPException: unrouted},
+    )
+    native = NativeRoutes(inference, models, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
+    table = RouteTable(app)
+    add_native_routes(table, native)
+    origins = OriginRules.parse(settings.origins)
+    app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
+    app.state.pool = pool
+    return app
+
+
+def add_native_routes(table: RouteTable, native: NativeRoutes) -> None:
+    """Every route of the native API."""
+    table.add("/", native.banner, "GET", "HEAD")
+    table.add("/api/version", native.version, "GET", "HEAD")
+    table.add("/api/status", native.status, "GET")
+    table.add("/api/tags", native.tags, "GET", "HEAD")
+    table.add("/api/ps", native.ps, "GET")
+    table.add("/api/show", native.show, "POST")
+    table.add("/api/generate", native.generate, "POST")
+    table.add("/api/chat", native.chat, "POST")
+    table.add("/api/embed", native.embed, "POST")
+    table.add("/api/embeddings", native.embeddings, "POST")
+    table.add("/api/tokenize", native.tokenize, "POST")
+    table.add("/api/detokenize", native.detokenize, "POST")
+    table.add("/api/rerank", native.rerank, "POST")
+    table.add("/api/pull", native.pull, "POST")
+    table.add("/api/copy", native.copy, "POST")
+    table.add("/api/delete", native.delete, "DELETE")
+    table.add("/api/me", native.account, "POST")
+    table.add("/api/signout", native.sign_out, "POST")
+    table.add("/api/user/keys/{key}", native.sign_out, "DELETE")
+    table.add("/api/experimental/web_search", native.web_search, "POST")
+    table.add("/api/experimental/web_fetch", native.web_fetch, "POST")
+
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return error_response(request, error)

@@ -46,3 +46,25 @@ class ServerSettings(Protocol):
     def context_length(self) -> int:
         """Default context of a model; 0 = automatic."""
         ...
+
+    @property
+    def strict(self) -> bool:
+        """Refuse unknown request fields instead of reporting them."""
+        ...
+
+    @property
+    def max_body_bytes(self) -> int: ...
+
+    @property
+    def flash_attention(self) -> bool | None: ...
+
+    @property
+    def kv_cache_type(self) -> str | None: ...
+
+    @property
+    def max_step_latency_s(self) -> float | None: ...
+
+    @property
+    def logging_level(self) -> int:
+        """Of the standard `logging` module."""
+        ...

@@ -18,6 +18,7 @@ from donabe.errors import CapabilityError, InvalidRequestError, RemoteModelError
 from donabe.pool.pool import Lease, ModelPool
 from donabe.service.calls import ChatCall, EmbedCall, GenerateCall, ModelCall, OutputCall, RerankCall, Think
 from donabe.service.contracts import ModelStore
+from donabe.service.models import CLOUD_DISABLED
 from donabe.service.parameters import Options, merge_options
 from donabe.store.names import split_where
 from donabe.types import (
@@ -38,7 +39,6 @@ from donabe.types import (
 # A context-shifting generation never ends by itself; the reference system bounds it the same way.
 MAX_SHIFTED_CONTEXTS = 10
 VISION_N_CTX_MIN = 2048
-CLOUD_DISABLED = "ollama cloud is disabled: remote model is unavailable"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,20 +8,22 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from donabe.errors import InvalidRequestError
+from donabe.errors import InvalidRequestError, RemoteModelError
 from donabe.pool.pool import ModelPool
-from donabe.service.contracts import GgufSummary, ModelStore, ReadMetadata
+from donabe.service.contracts import GgufSummary, ModelStore, PullModel, ReadMetadata
 from donabe.store.names import split_where
-from donabe.types import JsonObject, LoadOptions, ModelSpec
+from donabe.types import JsonObject, LoadOptions, ModelSpec, PullProgress
 
 # Shown as the end of a model that stays forever: 292 years, the longest duration reference clients can hold.
 FOREVER_S = (2**63 - 1) / 1e9
+CLOUD_DISABLED = "ollama cloud is disabled: remote model is unavailable"
+CLOUD_DETAILS_DISABLED = "ollama cloud is disabled: remote model details are unavailable"
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ class ModelDescription:
 class Models:
     """The installed and the loaded models of one server."""
 
-    def __init__(self, store: ModelStore, pool: ModelPool, read_metadata: ReadMetadata) -> None:
+    def __init__(self, store: ModelStore, pool: ModelPool, *, read_metadata: ReadMetadata, pull: PullModel) -> None:
         self._store = store
         self._pool = pool
         self._read_metadata = read_metadata
+        self._pull = pull
 
     async def installed(self) -> list[ModelSpec]:
         """Installed models, newest first."""
@@ -79,7 +82,9 @@ class Models:
 
     async def find(self, name: str) -> ModelSpec:
         """The installed model of that name, hosted suffixes taken off."""
-        base, _where = split_where(name)
+        base, where = split_where(name)
+        if where == "cloud":
+            raise RemoteModelError(CLOUD_DETAILS_DISABLED)
         return await asyncio.to_thread(self._store.resolve, base)
 
     async def show(self, name: str) -> ModelDescription:
@@ -88,6 +93,18 @@ class Models:
         gguf = await asyncio.to_thread(self._read_metadata, spec.paths[0]) if spec.paths else None
         projector = await asyncio.to_thread(self._read_metadata, spec.projector) if spec.projector else None
         return ModelDescription(spec, gguf, projector)
+
+    def pull(self, name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+        """Download a model; closing the iterator stops it unless others watch the same download.
+
+        Raises:
+            InvalidNameError: Not a model name.
+            RemoteModelError: The name asks for a hosted model.
+        """
+        base, where = split_where(name)
+        if where == "cloud":
+            raise RemoteModelError(CLOUD_DISABLED, hint="donabe runs local models only; leave out the cloud suffix")
+        return self._pull(base, insecure=insecure)
 
     async def delete(self, name: str) -> None:
         """Remove a model from the store; a running instance keeps running until it is unloaded."""

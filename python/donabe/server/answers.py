@@ -1,0 +1,258 @@
+"""Responses that do the work while the client listens: errors get their status while nothing is sent yet, and come
+in-band afterwards; when the client goes away, the work is cancelled at once, also while it waits for its model.
+
+One watcher task per response and none per event; each event is one `bytes` handed to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from donabe.api.dialect import Collector, ErrorStyle, EventWriter, Timing
+from donabe.errors import RunnerError
+from donabe.runner.failures import error_from
+from donabe.server.errors import (
+    RequestTooLargeError,
+    as_donabe_error,
+    send_error,
+    send_whole,
+    status_of,
+    warning_headers,
+)
+from donabe.service.inference import Reply
+from donabe.types import Delta, Failed, Finished
+
+Headers = list[tuple[bytes, bytes]]
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole request body.
+
+    Raises:
+        RequestTooLargeError: It is, or says it is, larger than `max_bytes`.
+    """
+    announced = request.headers.get("content-length", "")
+    too_large = RequestTooLargeError(
+        f"the request body is larger than {max_bytes} bytes", hint="raise the server's max_body setting"
+    )
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise too_large
+    chunks, n_bytes = [], 0
+    async for chunk in request.stream():
+        n_bytes += len(chunk)
+        if n_bytes > max_bytes:
+            raise too_large
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def run_while_connected(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Run to the end, or cancel as soon as the client is gone. The request body must have been read."""
+    main = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait((main, watcher), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watcher.cancel()
+        if not main.done():
+            main.cancel()
+        results = await asyncio.gather(main, watcher, return_exceptions=True)
+    if isinstance(results[0], Exception):
+        raise results[0]
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class WorkResponse(Response):
+    """A response whose body is computed when it is called. Subclasses fill `_serve`."""
+
+    def __init__(self, style: ErrorStyle, *, headers: Headers | None = None) -> None:
+        # No body yet, so Response.__init__ has nothing to render; background is what the framework looks at.
+        self.status_code = 200
+        self.background = None
+        self.body = b""
+        self.raw_headers = headers or []
+        self._style = style
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await run_while_connected(self._serve(send), receive)
+
+    async def _serve(self, send: Send) -> None:
+        raise NotImplementedError
+
+
+class ValueResponse(WorkResponse):
+    """One value, computed while the client waits.
+
+    Args:
+        compute: Gives the body.
+    """
+
+    def __init__(
+        self, compute: Callable[[], Awaitable[bytes]], *, style: ErrorStyle, media_type: str, headers: Headers | None
+    ) -> None:
+        super().__init__(style, headers=headers)
+        self._compute = compute
+        self._media_type = media_type
+
+    async def _serve(self, send: Send) -> None:
+        try:
+            body = await self._compute()
+        except Exception as error:
+            await send_error(send, as_donabe_error(error), self._style)
+        else:
+            await send_whole(send, 200, body, self._media_type, self.raw_headers)
+
+
+class AnswerResponse(WorkResponse):
+    """A model's answer, streamed by a writer or gathered by a collector.
+
+    Args:
+        begin: Resolves the model and starts the answer.
+        writer: Makes the dialect's writer of a streamed answer.
+        collector: Makes its collector of a whole one; exactly one of the two is given.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], Awaitable[Reply]],
+        *,
+        style: ErrorStyle,
+        writer: Callable[[Reply], EventWriter] | None = None,
+        collector: Callable[[Reply], Collector] | None = None,
+        headers: Headers | None = None,
+    ) -> None:
+        super().__init__(style, headers=headers)
+        self._begin = begin
+        self._writer = writer
+        self._collector = collector
+
+    async def _serve(self, send: Send) -> None:
+        try:
+            reply = await self._begin()
+        except Exception as error:
+            await send_error(send, as_donabe_error(error), self._style)
+            return
+        try:
+            self.raw_headers += warning_headers(reply.warnings)
+            if self._writer is not None:
+                await self._send_stream(reply, self._writer(reply), send)
+            elif self._collector is not None:
+                await self._send_collected(reply, self._collector(reply), send)
+        finally:
+            await reply.aclose()
+
+    async def _send_collected(self, reply: Reply, collector: Collector, send: Send) -> None:
+        try:
+            async for event in reply.events:
+                if type(event) is Delta:
+                    collector.delta(event)
+                elif type(event) is Finished:
+                    collector.finished(event, _timing(reply))
+                elif type(event) is Failed:
+                    raise error_from(event)
+            body = collector.body()
+        except Exception as error:
+            await send_error(send, as_donabe_error(error), self._style)
+        else:
+            await send_whole(send, 200, body, collector.media_type, self.raw_headers)
+
+    async def _send_stream(self, reply: Reply, writer: EventWriter, send: Send) -> None:
+        """First event first: only then is it known that the answer is no error."""
+        events = reply.events
+        try:
+            first = await anext(events, None)
+            chunk = _encode(first, writer, reply)
+        except Exception as error:
+            await send_error(send, as_donabe_error(error), self._style)
+            return
+        headers = [(b"content-type", writer.media_type.encode()), *self.raw_headers]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        is_ended = type(first) is Finished and first.last
+        try:
+            async for event in events:
+                # The common case inline: this loop runs once for every streamed token.
+                chunk = writer.delta(event) if type(event) is Delta else _encode(event, writer, reply)
+                if chunk:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if type(event) is Finished:
+                    is_ended = event.last
+            if not is_ended:
+                raise RunnerError("the model's process ended the answer without saying why")
+        except OSError:
+            raise  # the connection broke while sending: nobody to tell
+        except Exception as error:
+            shown = as_donabe_error(error)
+            await send(
+                {"type": "http.response.body", "body": writer.failed(status_of(shown), shown), "more_body": True}
+            )
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _encode(event: Delta | Finished | Failed | None, writer: EventWriter, reply: Reply) -> bytes:
+    if type(event) is Delta:
+        return writer.delta(event)
+    if type(event) is Finished:
+        return writer.finished(event, _timing(reply))
+    if type(event) is Failed:
+        raise error_from(event)
+    raise RunnerError("the model's process ended the answer without saying why")
+
+
+def _timing(reply: Reply) -> Timing:
+    return Timing(load_s=reply.load_s, total_s=time.monotonic() - reply.started_at)
+
+
+class LinesResponse(WorkResponse):
+    """Newline-delimited progress: the status is 200 from the first line on, and an error is the last line.
+
+    Args:
+        begin: Checks the request; errors it raises have their own status.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], Awaitable[AsyncIterator[bytes]]],
+        *,
+        style: ErrorStyle,
+        media_type: str,
+        headers: Headers | None = None,
+    ) -> None:
+        super().__init__(style, headers=headers)
+        self._begin = begin
+        self._media_type = media_type
+
+    async def _serve(self, send: Send) -> None:
+        try:
+            lines = await self._begin()
+        except Exception as error:
+            await send_error(send, as_donabe_error(error), self._style)
+            return
+        headers = [(b"content-type", self._media_type.encode()), *self.raw_headers]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            async for line in lines:
+                await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
+        except OSError:
+            raise
+        except Exception as error:
+            shown = as_donabe_error(error)
+            body = self._style.body(status_of(shown), shown) + b"\n"
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        finally:
+            close = getattr(lines, "aclose", None)
+            if close is not None:
+                await close()
+        await send({"type": "http.response.body", "body": b""})
+

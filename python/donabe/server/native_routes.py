@@ -1,0 +1,290 @@
+"""Handlers of `/api/*`: read the body, let the dialect decode it, hand the use case to a response. No logic of their own.
+
+Model names that are not found are reported in each route's own words, because clients match them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from donabe.api import native, native_models, native_replies
+from donabe.api.dialect import JSON, NDJSON, PLAIN_JSON
+from donabe.api.native_replies import NATIVE_ERRORS
+from donabe.errors import InvalidNameError, InvalidRequestError, ModelNotFoundError
+from donabe.server.answers import AnswerResponse, LinesResponse, ValueResponse, read_body
+from donabe.server.errors import warning_headers
+from donabe.server.version import own_version
+from donabe.service.calls import ChatCall, GenerateCall
+from donabe.service.inference import Inference, Reply
+from donabe.service.models import Models, overlay
+from donabe.service.parameters import check_options
+from donabe.store.names import ModelName, split_where
+
+# The level of the reference API this server implements; clients compare versions.
+API_VERSION = "0.33.0"
+
+T = TypeVar("T")
+
+
+class NativeRoutes:
+    """The native API over the use cases.
+
+    Args:
+        max_body_bytes: Cap of request bodies.
+        is_strict: Refuse unknown fields and options instead of reporting them.
+    """
+
+    def __init__(
+        self, inference: Inference, models: Models, *, max_body_bytes: int, is_strict: bool = False
+    ) -> None:
+        self._inference = inference
+        self._models = models
+        self._max_body_bytes = max_body_bytes
+        self._is_strict = is_strict
+
+    # --- the server itself -------------------------------------------------------------------------------------------
+
+    async def banner(self, request: Request) -> Response:
+        return Response(b"Ollama is running", media_type="text/plain")
+
+    async def version(self, request: Request) -> Response:
+        return _json({"version": API_VERSION, "donabe": own_version()})
+
+    async def status(self, request: Request) -> Response:
+        return _json({"cloud": {"disabled": True, "source": "env"}})
+
+    # --- inference ---------------------------------------------------------------------------------------------------
+
+    async def generate(self, request: Request) -> Response:
+        decoded = native.decode_generate(await self._body(request))
+        name = decoded.call.model
+        if not name.strip():
+            raise ModelNotFoundError(f"model '{name}' not found", name=name)
+        return self._answer(decoded, is_chat=False)
+
+    async def chat(self, request: Request) -> Response:
+        return self._answer(native.decode_chat(await self._body(request)), is_chat=True)
+
+    def _answer(self, decoded: native.NativeInference, *, is_chat: bool) -> Response:
+        self._check_strict(decoded.warnings)
+        call, headers = decoded.call, warning_headers(decoded.warnings)
+        name = call.model
+
+        async def load() -> bytes:
+            if call.keep_alive_s == 0:
+                await _naming(self._inference.unload(name), "model '{}' not found", name)
+                return native_replies.loaded_body(name, is_chat=is_chat, reason="unload")
+            await _naming(self._inference.load(call), "model '{}' not found", name)
+            return native_replies.loaded_body(name, is_chat=is_chat, reason="load")
+
+        async def render() -> bytes:
+            _spec, prompt = await _naming(self._inference.render(call), "model '{}' not found", name)
+            return native_replies.rendered_body(name, prompt.prompt, prompt.n_images, is_chat=is_chat)
+
+        async def begin() -> Reply:
+            if isinstance(call, ChatCall):
+                return await _naming(self._inference.chat(call), "model '{}' not found", name)
+            assert isinstance(call, GenerateCall)
+            return await _naming(self._inference.generate(call), "model '{}' not found", name)
+
+        if decoded.is_empty:
+            return ValueResponse(load, style=NATIVE_ERRORS, media_type=JSON, headers=headers)
+        if decoded.is_render_only:
+            return ValueResponse(render, style=NATIVE_ERRORS, media_type=JSON, headers=headers)
+        if decoded.is_streamed:
+            writer = native_replies.ChatWriter if is_chat else native_replies.GenerateWriter
+            return AnswerResponse(begin, style=NATIVE_ERRORS, writer=lambda _reply: writer(name), headers=headers)
+        collector = native_replies.ChatCollector if is_chat else native_replies.GenerateCollector
+        return AnswerResponse(begin, style=NATIVE_ERRORS, collector=lambda _reply: collector(name), headers=headers)
+
+    async def embed(self, request: Request) -> Response:
+        decoded = native.decode_embed(await self._body(request))
+        name = decoded.call.model
+        if not name.strip():
+            raise ModelNotFoundError(f"model '{name}' not found", name=name)
+
+        async def compute() -> bytes:
+            reply = await _naming(self._inference.embed(decoded.call), _NOT_PULLED, name)
+            return native_replies.embed_body(name, reply.result, load_s=reply.load_s, total_s=reply.total_s)
+
+        return self._value(compute, decoded.warnings)
+
+    async def embeddings(self, request: Request) -> Response:
+        decoded = native.decode_embeddings(await self._body(request))
+
+        async def compute() -> bytes:
+            reply = await _naming(self._inference.embed(decoded.call), _NOT_PULLED, decoded.call.model)
+            return native_replies.embeddings_body(reply.result)
+
+        return self._value(compute, decoded.warnings)
+
+    async def tokenize(self, request: Request) -> Response:
+        decoded = native.decode_tokenize(await self._body(request))
+
+        async def compute() -> bytes:
+            tokens = await _naming(
+                self._inference.tokenize(
+                    decoded.call, decoded.text, add_special=decoded.add_special, parse_special=decoded.parse_special
+                ),
+                "model '{}' not found",
+                decoded.call.model,
+            )
+            return msgspec.json.encode({"model": decoded.call.model, "tokens": tokens, "count": len(tokens)})
+
+        return self._value(compute, decoded.warnings)
+
+    async def detokenize(self, request: Request) -> Response:
+        decoded = native.decode_detokenize(await self._body(request))
+
+        async def compute() -> bytes:
+            text = await _naming(
+                self._inference.detokenize(decoded.call, list(decoded.tokens)),
+                "model '{}' not found",
+                decoded.call.model,
+            )
+            return msgspec.json.encode({"model": decoded.call.model, "text": text, "content": text})
+
+        return self._value(compute, decoded.warnings)
+
+    async def rerank(self, request: Request) -> Response:
+        decoded = native.decode_rerank(await self._body(request))
+
+        async def compute() -> bytes:
+            result = await _naming(self._inference.rerank(decoded.call), "model '{}' not found", decoded.call.model)
+            return native_replies.rerank_body(decoded, result)
+
+        return self._value(compute, decoded.warnings)
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    async def tags(self, request: Request) -> Response:
+        return Response(native_models.tags_body(await self._models.installed()), media_type=JSON)
+
+    async def ps(self, request: Request) -> Response:
+        return Response(native_models.ps_body(self._models.loaded()), media_type=JSON)
+
+    async def show(self, request: Request) -> Response:
+        decoded = native.decode_named(await self._body(request), "ShowRequest")
+        _require_name(decoded.name)
+        options, _unknown = check_options(decoded.options or {})
+
+        async def compute() -> bytes:
+            try:
+                description = await self._models.show(decoded.name)
+            except ModelNotFoundError as error:
+                short = ModelName.parse(split_where(decoded.name)[0]).short
+                raise ModelNotFoundError(f"model '{short}' not found", name=short, hint=error.hint) from None
+            shown = overlay(description.spec, system=decoded.system, options=options)
+            text = native_models.modelfile_text(shown)
+            return native_models.show_body(description, shown, is_verbose=decoded.is_verbose, modelfile=text)
+
+        return self._value(compute, decoded.warnings)
+
+    async def delete(self, request: Request) -> Response:
+        decoded = native.decode_named(await self._body(request), "DeleteRequest")
+        _require_name(decoded.name)
+
+        async def compute() -> bytes:
+            try:
+                await _naming(self._models.delete(decoded.name), "model '{}' not found", decoded.name)
+            except InvalidNameError as error:
+                raise InvalidNameError(f'name "{decoded.name}" is invalid', hint=error.hint) from None
+            return b""
+
+        return self._value(compute, decoded.warnings)
+
+    async def copy(self, request: Request) -> Response:
+        source, destination, warnings = native.decode_copy(await self._body(request))
+
+        async def compute() -> bytes:
+            for field, name in (("source", source), ("destination", destination)):
+                try:
+                    ModelName.parse(name)
+                except InvalidNameError as error:
+                    raise InvalidNameError(f'{field} "{name}" is invalid', hint=error.hint) from None
+            await _naming(self._models.copy(source, destination), 'model "{}" not found', source)
+            return b""
+
+        return self._value(compute, warnings)
+
+    async def pull(self, request: Request) -> Response:
+        decoded = native.decode_named(await self._body(request), "PullRequest")
+        self._check_strict(decoded.warnings)
+        if not decoded.name.strip():
+            raise InvalidNameError("invalid model name")
+        events = self._models.pull(decoded.name, insecure=decoded.is_insecure)
+        headers = warning_headers(decoded.warnings)
+
+        async def lines() -> AsyncIterator[bytes]:
+            async for progress in events:
+                yield native_models.progress_line(progress)
+
+        async def begin() -> AsyncIterator[bytes]:
+            return lines()
+
+        async def to_the_end() -> bytes:
+            last = b'{"status":"success"}'
+            async for line in lines():
+                last = line
+            return last
+
+        if decoded.is_streamed:
+            return LinesResponse(begin, style=NATIVE_ERRORS, media_type=NDJSON, headers=headers)
+        return ValueResponse(to_the_end, style=NATIVE_ERRORS, media_type=PLAIN_JSON, headers=headers)
+
+    # --- what only a hosted service has ------------------------------------------------------------------------------
+
+    async def account(self, request: Request) -> Response:
+        return _json({"error": "account unavailable", "hint": "donabe has no accounts"}, status=503)
+
+    async def sign_out(self, request: Request) -> Response:
+        return _json({"error": "you are not currently signed in"}, status=401)
+
+    async def web_search(self, request: Request) -> Response:
+        return await self._cloud_only(request, "web search is unavailable")
+
+    async def web_fetch(self, request: Request) -> Response:
+        return await self._cloud_only(request, "web fetch is unavailable")
+
+    async def _cloud_only(self, request: Request, what: str) -> Response:
+        if not (await self._body(request)).strip():
+            raise InvalidRequestError("missing request body")
+        return _json({"error": f"ollama cloud is disabled: {what}"}, status=403)
+
+    # --- shared ------------------------------------------------------------------------------------------------------
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_body(request, self._max_body_bytes)
+
+    def _value(self, compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...]) -> Response:
+        self._check_strict(warnings)
+        return ValueResponse(compute, style=NATIVE_ERRORS, media_type=JSON, headers=warning_headers(warnings))
+
+    def _check_strict(self, warnings: tuple[str, ...]) -> None:
+        if self._is_strict and warnings:
+            raise InvalidRequestError(warnings[0], hint="the server runs in strict mode; leave the field out")
+
+
+_NOT_PULLED = 'model "{}" not found, try pulling it first'
+
+
+async def _naming(work: Awaitable[T], text: str, name: str) -> T:
+    """Report a missing model in this route's words, under the name the caller used."""
+    try:
+        return await work
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(text.format(name), name=name, hint=error.hint) from None
+
+
+def _require_name(name: str) -> None:
+    if not name.strip():
+        raise InvalidRequestError("model is required", field="model")
+
+
+def _json(value: object, *, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status_code=status, media_type=JSON)

@@ -1,0 +1,43 @@
+"""The real collaborators of the app: the store, the registry and runner processes. Imported only when serving."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from donabe.registry.jobs import Puller
+from donabe.runner.api import ModelRunner
+from donabe.runner.client import Deadlines, RunnerProcess
+from donabe.server.contracts import ServerSettings
+from donabe.store.metadata import read_metadata
+from donabe.store.models import ModelStore
+from donabe.types import LoadOptions, ModelSpec
+
+if TYPE_CHECKING:
+    from donabe.server.app import Collaborators
+    from donabe.settings import Settings
+
+
+def real_collaborators(settings: ServerSettings) -> Collaborators:
+    """What `donabe serve` runs over."""
+    from donabe.server.app import Collaborators
+
+    store = ModelStore.from_settings(cast("Settings", settings))
+    return Collaborators(
+        store=store,
+        pull=Puller(store),
+        read_metadata=read_metadata,
+        start_runner=partial(_start_runner, deadlines_for(settings)),
+    )
+
+
+def deadlines_for(settings: ServerSettings) -> Deadlines:
+    """Runner deadlines; without a load limit a stall is given a day."""
+    stall_s = settings.load_timeout_s
+    return dataclasses.replace(Deadlines(), load_stall_s=stall_s if math.isfinite(stall_s) else 86_400.0)
+
+
+async def _start_runner(deadlines: Deadlines, spec: ModelSpec, options: LoadOptions) -> ModelRunner:
+    return await RunnerProcess.start(spec, options, deadlines=deadlines)

@@ -1,0 +1,27 @@
+"""Server settings for tests: every field has a harmless value."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeSettings:
+    host: str = "127.0.0.1"
+    port: int = 11434
+    models_dir: Path = Path("/nonexistent")
+    origins: tuple[str, ...] = ()
+    keep_alive_s: float = 300.0
+    load_timeout_s: float = 300.0
+    max_loaded_models: int = 0
+    max_queue: int = 512
+    num_parallel: int = 0
+    context_length: int = 0
+    strict: bool = False
+    max_body_bytes: int = 10_000_000
+    flash_attention: bool | None = None
+    kv_cache_type: str | None = None
+    max_step_latency_s: float | None = None
+    logging_level: int = logging.WARNING

@@ -112,6 +112,10 @@ Sampler::Sampler(const Sampler & other)
       mirostat_(clone_sampler(other.mirostat_)),
       constraint_(other.constraint_ ? other.constraint_->clone() : nullptr), random_(other.random_) {}
 
+int32_t Sampler::window_length(int32_t last_n) const {
+    return last_n < 0 ? n_ctx_train_ : std::min(last_n, n_ctx_train_);
+}
+
 std::shared_ptr<Sampler> Sampler::clone() const { return std::shared_ptr<Sampler>(new Sampler(*this)); }
 
 void Sampler::create_penalties() {

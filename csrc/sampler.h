@@ -47,8 +47,8 @@ struct SampleScratch {
 
 class Sampler {
   public:
-    // n_ctx_train bounds windows of "whole context"; 0 = the model's. Throws grammar, invalid_argument, unsupported
-    // (penalties and grammars need no context, but grammars need a vocabulary).
+    // n_ctx_train bounds how far penalties look back; 0 = the model's. Slow with dry_sequence_breakers (looks at the text
+    // of every token): construct it outside the engine's thread. Throws grammar, invalid_argument, unsupported.
     Sampler(std::shared_ptr<Model> model, SamplerParams params, int32_t n_ctx_train);
     Sampler & operator=(const Sampler &) = delete;
 
@@ -99,7 +99,7 @@ class Sampler {
     int32_t draw(const Candidates & candidates);
     int32_t draw_from_row(const float * row, std::vector<double> & block_sums);
     double next_uniform(); // [0, 1)
-    int32_t window_length(int32_t last_n) const { return last_n < 0 ? n_ctx_train_ : last_n; }
+    int32_t window_length(int32_t last_n) const; // -1 is the whole context
 
     std::shared_ptr<Model> model_;
     Vocab vocab_;

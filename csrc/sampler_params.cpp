@@ -8,7 +8,7 @@ namespace donabe {
 
 namespace {
 
-constexpr int64_t max_window = 1 << 24; // tokens a penalty may look back
+constexpr int64_t max_window = INT32_MAX; // Sampler cuts it to the context
 constexpr size_t max_biases = 1 << 16;
 constexpr size_t max_grammar_bytes = 4u << 20;
 constexpr size_t max_stops = 256;
@@ -86,13 +86,13 @@ void GrammarTrigger::validate() const {
 }
 
 void SamplerParams::validate() const {
-    require_range("temperature", temperature, 0.0, 100.0);
+    require_range("temperature", temperature, 0.0, 1000.0);
     require_range("top_k", static_cast<int64_t>(top_k), int64_t(-1), int64_t(INT32_MAX));
     require_range("top_p", top_p, 0.0, 1.0);
     require_range("min_p", min_p, 0.0, 1.0);
     require_range("typical_p", typical_p, 0.0, 1.0);
     require_range("repeat_last_n", static_cast<int64_t>(repeat_last_n), int64_t(-1), max_window);
-    require_range("repeat_penalty", repeat_penalty, 0.001, 1000.0);
+    require_range("repeat_penalty", repeat_penalty, 1e-6, 1000.0);
     require_range("presence_penalty", presence_penalty, -1000.0, 1000.0);
     require_range("frequency_penalty", frequency_penalty, -1000.0, 1000.0);
     require_range("xtc_probability", xtc_probability, 0.0, 1.0);
@@ -109,6 +109,9 @@ void SamplerParams::validate() const {
     require_range("thinking_budget", static_cast<int64_t>(thinking_budget), int64_t(-1), int64_t(INT32_MAX));
     require_count("len(logit_bias)", logit_bias.size(), max_biases);
     require_count("len(grammar)", grammar.size(), max_grammar_bytes);
+    if (grammar.find('\0') != std::string::npos) {
+        throw Error(ErrorCode::grammar, "the grammar contains a NUL character");
+    }
     for (const auto & [token, bias] : logit_bias) {
         if (std::isnan(bias) || bias > 1e6f) {
             throw Error(ErrorCode::invalid_argument, "logit_bias of token " + std::to_string(token) +

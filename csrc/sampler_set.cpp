@@ -20,7 +20,18 @@ std::unique_lock<std::mutex> SamplerSet::use() const {
 }
 
 void SamplerSet::bind(int32_t seq_id, std::shared_ptr<Sampler> sampler, const OutputLimits & limits) {
-    put(seq_id, std::make_unique<SequenceOutput>(std::move(sampler), limits, eog_tokens_));
+    const auto lock = use();
+    require_bindable_locked(seq_id, *sampler);
+    outputs_.emplace(seq_id, std::make_unique<SequenceOutput>(std::move(sampler), limits, eog_tokens_));
+}
+
+void SamplerSet::restore(int32_t seq_id, SequenceOutputState & state) {
+    const auto lock = use();
+    if (!state.output) {
+        throw Error(ErrorCode::invalid_argument, "the state was restored already", "export() the sequence again");
+    }
+    require_bindable_locked(seq_id, *state.output->sampler());
+    outputs_.emplace(seq_id, std::move(state.output));
 }
 
 std::string SamplerSet::unbind(int32_t seq_id) { return take(seq_id)->take_held_text(); }
@@ -34,24 +45,22 @@ std::unique_ptr<SequenceOutput> SamplerSet::take(int32_t seq_id) {
     return output;
 }
 
-void SamplerSet::put(int32_t seq_id, std::unique_ptr<SequenceOutput> output) {
+void SamplerSet::require_bindable_locked(int32_t seq_id, const Sampler & sampler) const {
     require_range("seq_id", static_cast<int64_t>(seq_id), int64_t(0),
                   static_cast<int64_t>(llama_max_parallel_sequences()) - 1);
-    const auto lock = use();
-    if (output->sampler()->model() != model_) {
+    if (sampler.model() != model_) {
         throw Error(ErrorCode::invalid_argument, "the sampler belongs to another model than the set");
     }
     if (outputs_.count(seq_id) != 0) {
         throw Error(ErrorCode::invalid_argument, "sequence " + std::to_string(seq_id) + " is bound already",
                     "unbind() it first");
     }
-    for (const auto & [other, bound_output] : outputs_) {
-        if (bound_output->sampler() == output->sampler()) {
+    for (const auto & [other, output] : outputs_) {
+        if (output->sampler().get() == &sampler) {
             throw Error(ErrorCode::invalid_argument, "the sampler is bound to sequence " + std::to_string(other),
                         "bind a clone()");
         }
     }
-    outputs_.emplace(seq_id, std::move(output));
 }
 
 std::vector<int32_t> SamplerSet::bound() const {

@@ -27,7 +27,7 @@ class SamplerSet {
     void bind(int32_t seq_id, std::shared_ptr<Sampler> sampler, const OutputLimits & limits);
     std::string unbind(int32_t seq_id); // text held back
     std::unique_ptr<SequenceOutput> take(int32_t seq_id);
-    void put(int32_t seq_id, std::unique_ptr<SequenceOutput> output);
+    void restore(int32_t seq_id, SequenceOutputState & state); // leaves it empty; unchanged when this throws
     std::vector<int32_t> bound() const;
     const std::shared_ptr<Model> & model() const { return model_; }
 
@@ -44,6 +44,7 @@ class SamplerSet {
 
   private:
     SequenceOutput & require_locked(int32_t seq_id);
+    void require_bindable_locked(int32_t seq_id, const Sampler & sampler) const;
 
     std::shared_ptr<Model> model_;
     std::shared_ptr<const std::vector<int32_t>> eog_tokens_;

@@ -509,7 +509,12 @@ class ChatPrompt:
     @property
     def grammar_triggers(self) -> list[GrammarTrigger]: ...
     @property
+    def grammar_prefill(self) -> str:
+        """For SamplerParams.grammar_prefill: generation_prompt, or "" when the grammar is the caller's own."""
+    @property
     def preserved_tokens(self) -> list[str]: ...
+    def preserved_token_ids(self, vocab: Vocab) -> list[int]:
+        """Ids of those preserved_tokens that are a single token of the vocabulary."""
     @property
     def generation_prompt(self) -> str: ...
     @property

@@ -84,7 +84,8 @@ class BlobWriter:
                 os.chmod(self._path, 0o644)
                 os.replace(self._path, target)
                 flush_folder(target.parent)
-            os.utime(target)
+            with contextlib.suppress(FileNotFoundError):  # just deleted with another model: write_manifest will say so
+                os.utime(target)
         return digest, is_new
 
     def _finish(self) -> None:

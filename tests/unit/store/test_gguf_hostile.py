@@ -68,9 +68,10 @@ def _tensors(*tensors: FakeTensor, **changes: object) -> FakeGguf:
 def _wrong_structure() -> dict[str, bytes | FakeGguf]:
     cases: dict[str, bytes | FakeGguf] = {}
     for name, data in {
-        "empty": b"", "one byte": b"G", "three bytes": b"GGU", "magic only": b"GGUF",
-        "zip": b"PK\x03\x04" + b"\0" * 60,        "html": b"<!DOCTYPE html><html>", "lfs pointer": b"version https://git-lfs", "old ggml": b"lmgg" + b"\0" * 60,
-        "ggjt": b"tjgg" + b"\0" * 60, "zeros": b"\0" * 512, "swapped magic": b"FUGG" + BYTES[4:], "text": b"hello world",
+        "empty": b"", "one byte": b"G", "three bytes": b"GGU", "magic only": b"GGUF", "zeros": b"\0" * 512,
+        "zip": b"PK\x03\x04" + b"\0" * 60, "html": b"<!DOCTYPE html><html>", "lfs pointer": b"version https://git-lfs",
+        "old ggml": b"lmgg" + b"\0" * 60, "ggjt": b"tjgg" + b"\0" * 60, "swapped magic": b"FUGG" + BYTES[4:],
+        "text": b"hello world",
     }.items():  # fmt: skip
         cases[name] = data
     for version in (0, 1, 4, 255, 2**31, 2**32 - 1, 0x0300_0000):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
+from tests.fakes import native
 
 from donabe.engine.engine import Engine
 from donabe.engine.options import EngineOptions
 from donabe.engine.request import EngineRequest, SequenceOutput
-from tests.fakes import native
 
 KINDS = ("dense", "iswa", "recurrent", "hybrid", "hybrid_iswa", "opaque")
 
@@ -19,7 +19,7 @@ def fake_model(kind: str = "dense", **fields) -> native.FakeModel:
 
 
 class EngineHarness:
-    """`outputs[request_id][index]` collects the tokens; `finals` the terminal outputs, of which there must be one each."""
+    """`tokens[request_id][index]` collects what came; `finals` the terminal outputs: one for each request."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """A deterministic stand-in for `donabe._core`: same contract, same refusals, no llama.cpp.
 
-The next token is a hash of everything the sequence can see in the fake memory (cells, sliding window, recurrent state), so a
-prefix shared wrongly gives a wrong token. Steps take time on the fake clock, by a linear model.
+The next token is a hash of everything the sequence can see in the fake memory (cells, sliding window, recurrent state),
+so a prefix shared wrongly gives a wrong token. Steps take time on the fake clock, by a linear model.
 """
 
 from __future__ import annotations

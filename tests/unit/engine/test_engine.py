@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.fakes.engine_harness import KINDS, EngineHarness, fake_model, plain_answer, prompt
 
 from donabe.errors import (
     ComputeError,
@@ -13,7 +14,6 @@ from donabe.errors import (
     ServerBusyError,
 )
 from donabe.types import FinishReason
-from tests.fakes.engine_harness import KINDS, EngineHarness, fake_model, plain_answer, prompt
 
 
 @pytest.mark.parametrize("kind", KINDS)

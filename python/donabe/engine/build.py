@@ -1,0 +1,195 @@
+"""Makes an engine of a loaded model: chooses what LoadOptions leaves open, creates the context and the sampler set.
+
+Choices are made once, here, and reported in the log; numbers the user gave are never changed, only refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from donabe.engine.api import Publish
+from donabe.engine.engine import Engine
+from donabe.engine.kinds import MemoryKind, memory_kind
+from donabe.engine.options import MIB, EngineOptions
+from donabe.errors import CapabilityError, InvalidRequestError, UnsupportedError
+from donabe.types import LoadOptions
+
+if TYPE_CHECKING:
+    from donabe._core import Adapter, Context, Model
+
+log = logging.getLogger(__name__)
+
+N_PARALLEL = 8
+N_UBATCH = 512
+MIN_POOL_CELLS = 4096
+CELLS_PER_SEQUENCE = 4096  # automatic pool: so many for each sequence that may run, if memory allows
+POOL_BYTES = 512 * MIB  # automatic pool: at most the larger of this and the model's own size ...
+POOL_SHARE = 0.25  # ... and of the free memory at most this
+GRAIN = 256  # llama.cpp pads n_ctx to this
+TYPE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32, "q4_1": 20 / 32}
+TYPE_BYTES |= {"q4_0": 18 / 32, "iq4_nl": 18 / 32}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSize:
+    """Sizes of a context. `n_ctx` cells; sequence ids for running sequences and idle prefixes."""
+
+    n_ctx: int
+    n_ctx_per_request: int
+    n_parallel: int
+    n_seq_max: int
+    n_batch: int
+    n_ubatch: int
+    n_outputs_max: int
+
+
+def build_engine(
+    model: Model,
+    options: LoadOptions,
+    publish: Publish,
+    *,
+    adapters: tuple[tuple[Adapter, float], ...] = (),
+    cache_ram_bytes: int = 256 * MIB,
+    n_draft_max: int = 0,
+    native: Any = None,
+) -> Engine:
+    """An engine with a warm context.
+
+    Raises:
+        CapabilityError: The model has no decoder with a memory, so it can't generate.
+        InvalidRequestError: An option contradicts another or is out of range.
+        LoadError, NativeError: The context could not be created (not enough memory, an unsupported combination).
+    """
+    if native is None:
+        from donabe import _core as native
+    kind = memory_kind(model.memory_kind, model.n_swa)
+    if kind.name == "none" or not model.has_decoder:
+        raise CapabilityError(
+            f"{model.description} can't generate text", capability="completion", hint="use it for embeddings"
+        )
+    size = pool_size(model, kind, options, n_draft_max, _free_bytes(native), native.max_sequences())
+    context = native.Context(model, _context_params(native, options, size))
+    if adapters:
+        context.set_adapters(adapters)
+    context.warm_up()
+    _report(model, context, size)
+    engine_options = EngineOptions(
+        n_parallel=size.n_parallel,
+        n_ctx_per_request=size.n_ctx_per_request,
+        prefix_cache=options.prefix_cache,
+        cache_ram_bytes=cache_ram_bytes,
+        max_step_latency_s=options.max_step_latency_s,
+        n_draft_max=n_draft_max,
+        adapters_key=";".join(f"{adapter.path}*{scale}" for adapter, scale in adapters),
+    )
+    samplers = native.SamplerSet(model, min(4, native.n_physical_cores()))
+    return Engine(model, context, samplers, engine_options, publish, native=native)
+
+
+def pool_size(
+    model: Model, kind: MemoryKind, options: LoadOptions, n_draft_max: int, free_bytes: int, max_sequences: int
+) -> PoolSize:
+    """Numbers for a context: the user's where given, else what suits the model and the memory."""
+    n_parallel = _given("n_parallel", options.n_parallel, 1, max_sequences) or N_PARALLEL
+    n_ubatch = _given("n_ubatch", options.n_ubatch, 1, 1 << 16) or min(N_UBATCH, options.n_batch or N_UBATCH)
+    n_batch = _given("n_batch", options.n_batch, 1, 1 << 16) or max(n_ubatch, N_UBATCH)
+    n_seq_max = min(n_parallel + _n_idle_ids(kind), max_sequences, n_batch)
+    if n_seq_max < n_parallel:
+        raise InvalidRequestError(
+            f"n_batch {n_batch} is smaller than n_parallel {n_parallel}", field="n_batch", hint="raise n_batch"
+        )
+    per_request = _given("n_ctx_per_request", options.n_ctx_per_request, 2, 1 << 30)
+    n_ctx = _given("n_ctx", options.n_ctx, 2, 1 << 30)
+    if n_ctx is None:
+        n_ctx = max(_automatic_n_ctx(model, options, n_parallel, free_bytes), per_request or 0)
+        per_request = per_request or min(n_ctx, model.n_ctx_train or n_ctx)
+    n_ctx = -(-n_ctx // GRAIN) * GRAIN
+    per_request = per_request or min(options.n_ctx or n_ctx, n_ctx)
+    if per_request > n_ctx:
+        raise InvalidRequestError(
+            f"n_ctx_per_request {per_request} is larger than n_ctx {n_ctx}", field="n_ctx_per_request"
+        )
+    n_outputs_max = max(n_seq_max, min(n_parallel * (1 + n_draft_max), n_batch))
+    return PoolSize(n_ctx, per_request, n_parallel, n_seq_max, n_batch, n_ubatch, n_outputs_max)
+
+
+def _n_idle_ids(kind: MemoryKind) -> int:
+    """Ids for idle prefixes. Cheap where a sequence is only bits; elsewhere each costs a window or a state."""
+    if kind.any_point:
+        return 24
+    return 4 if kind.window else 8
+
+
+def _automatic_n_ctx(model: Model, options: LoadOptions, n_parallel: int, free_bytes: int) -> int:
+    wanted = n_parallel * CELLS_PER_SEQUENCE
+    budget = min(free_bytes * POOL_SHARE, max(POOL_BYTES, model.size_bytes))
+    affordable = int(budget / max(cell_bytes(model, options), 1.0))
+    return max(MIN_POOL_CELLS, min(wanted, affordable // 1024 * 1024))
+
+
+def cell_bytes(model: Model, options: LoadOptions) -> float:
+    """Upper estimate of the bytes of K and V of one token, over all layers."""
+    meta = model.meta()
+
+    def number(name: str, default: int) -> int:
+        text = meta.get(f"{model.architecture}.{name}", "")
+        return int(text) if text.isdigit() else default
+
+    n_head = number("attention.head_count", 1)
+    n_head_kv = number("attention.head_count_kv", n_head)
+    head = max(model.n_embd // max(n_head, 1), 1)
+    k_bytes = number("attention.key_length", head) * TYPE_BYTES.get(options.type_k or "f16", 2.0)
+    v_bytes = number("attention.value_length", head) * TYPE_BYTES.get(options.type_v or "f16", 2.0)
+    return model.n_layer * n_head_kv * (k_bytes + v_bytes)
+
+
+def _free_bytes(native: Any) -> int:
+    """Free memory where the pool will live: the GPUs if there are any, else the machine's."""
+    devices = native.devices()
+    gpus = [device for device in devices if device.kind == "gpu"]
+    if gpus:
+        return sum(int(device.memory_free_bytes) for device in gpus)
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _context_params(native: Any, options: LoadOptions, size: PoolSize) -> Any:
+    flash_attention = {None: "auto", True: "on", False: "off"}[options.flash_attention]
+    return native.ContextParams(
+        n_ctx=size.n_ctx,
+        n_batch=size.n_batch,
+        n_ubatch=size.n_ubatch,
+        n_seq_max=size.n_seq_max,
+        n_outputs_max=size.n_outputs_max,
+        n_threads=options.n_threads or 0,
+        n_threads_batch=options.n_threads or 0,
+        flash_attention=flash_attention,
+        type_k=options.type_k or "f16",
+        type_v=options.type_v or "f16",
+        swa_full=options.swa_full,
+    )
+
+
+def _report(model: Model, context: Context, size: PoolSize) -> None:
+    try:
+        bytes_per_cell = context.kv_bytes_per_cell
+    except UnsupportedError:
+        bytes_per_cell = 0
+    log.info(
+        "%s: %d cells (%d MiB), %d per request, %d sequences at once, flash attention %s",
+        model.description,
+        context.n_ctx,
+        context.n_ctx * bytes_per_cell // MIB,
+        size.n_ctx_per_request,
+        size.n_parallel,
+        "on" if context.flash_attention else "off",
+    )
+
+
+def _given(name: str, value: int | None, least: int, most: int) -> int | None:
+    if value is not None and not least <= value <= most:
+        raise InvalidRequestError(f"{name} must be between {least} and {most}, not {value}", field=name)
+    return value

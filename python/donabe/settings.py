@@ -359,7 +359,7 @@ def _parsed(setting: Setting, raw: object, source: Source) -> object:
     except ValueError as error:
         text = "has a bad value" if setting.is_secret else str(error)
         raise SettingsError(
-            f"setting {setting.name} ({source}) {text}", setting=setting.name, source=str(source), hint=setting.help
+            f"setting {setting.name} ({source}) {text}", setting=setting.name, source=str(source)
         ) from None
 
 

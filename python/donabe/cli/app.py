@@ -46,7 +46,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = next((key for key, entry in COMMANDS.items() if cmd_name in (key, *entry.aliases)), None)
         if name is None:
-            return None
+            return super().get_command(ctx, cmd_name)
         module, _, attribute = COMMANDS[name].target.partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command

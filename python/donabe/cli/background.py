@@ -22,9 +22,9 @@ _TAIL_LINES = 5
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The background server."""
+    """The background server; it outlives this process."""
 
-    pid: int
+    process: subprocess.Popen[bytes]
     log: Path
 
 
@@ -95,7 +95,7 @@ def _wait_until_ready(
     while time.monotonic() < deadline:
         code = process.poll()
         if _answers(heartbeat):
-            return None if code is not None else Started(process.pid, log)
+            return None if code is not None else Started(process, log)
         if code is not None:
             raise ServerUnavailableError(f"the server ended at start (exit code {code}): {_tail(log, start)}")
         time.sleep(_POLL_S)

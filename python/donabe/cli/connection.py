@@ -38,5 +38,6 @@ def connected(*, start_server: bool = False) -> Iterator[Client]:
 
             started = start_background_server(client.heartbeat)
             if started is not None:
-                sys.stderr.write(f"started a donabe server in the background (pid {started.pid}, log {started.log})\n")
+                pid = started.process.pid
+                sys.stderr.write(f"started a donabe server in the background (pid {pid}, log {started.log})\n")
         yield client

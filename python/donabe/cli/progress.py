@@ -50,7 +50,7 @@ class Bar:
 
     @property
     def percent(self) -> int:
-        return 100 if self.is_complete else int(self.completed * 100 / self.total)
+        return 100 if self.is_complete else min(round(self.completed * 100 / self.total), 99)
 
     def set(self, completed: int, clock: float | None = None) -> None:
         self.completed = min(completed, self.total)

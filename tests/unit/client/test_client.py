@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.fakes.http_server import FakeServer
 
 from donabe.client import AsyncClient, Client
 from donabe.errors import ResponseError, ServerUnavailableError, SettingsError
-from tests.fakes.http_server import FakeServer
 
 HELLO = [
     {"model": "m", "response": "Hel", "done": False},

@@ -1,18 +1,39 @@
-"""Parameters that `/set parameter` accepts, and their types."""
+"""Parameters that `/set parameter` accepts, and their types; the server checks ranges (donabe.service.parameters)."""
 
 from __future__ import annotations
 
 from donabe.setting_values import Flag
 
-_INTEGERS = frozenset(
-    "dry_allowed_length dry_penalty_last_n main_gpu mirostat num_batch num_ctx num_gpu num_keep num_predict num_thread "
-    "repeat_last_n seed top_k".split()
-)
-_NUMBERS = frozenset(
-    "dry_base dry_multiplier frequency_penalty min_p mirostat_eta mirostat_tau presence_penalty repeat_penalty "
-    "temperature top_p typical_p xtc_probability xtc_threshold".split()
-)
-_FLAGS = frozenset({"use_mmap"})
+KINDS: dict[str, str] = {
+    "dry_allowed_length": "int",
+    "dry_base": "float",
+    "dry_multiplier": "float",
+    "dry_penalty_last_n": "int",
+    "frequency_penalty": "float",
+    "main_gpu": "int",
+    "min_p": "float",
+    "mirostat": "int",
+    "mirostat_eta": "float",
+    "mirostat_tau": "float",
+    "num_batch": "int",
+    "num_ctx": "int",
+    "num_gpu": "int",
+    "num_keep": "int",
+    "num_predict": "int",
+    "num_thread": "int",
+    "presence_penalty": "float",
+    "repeat_last_n": "int",
+    "repeat_penalty": "float",
+    "seed": "int",
+    "stop": "texts",
+    "temperature": "float",
+    "top_k": "int",
+    "top_p": "float",
+    "typical_p": "float",
+    "use_mmap": "bool",
+    "xtc_probability": "float",
+    "xtc_threshold": "float",
+}
 
 Parameter = int | float | bool | list[str]
 
@@ -23,23 +44,15 @@ def parse_parameter(name: str, words: list[str]) -> Parameter:
     Raises:
         ValueError: The name is unknown or the value has the wrong type.
     """
-    if name == "stop":
-        return words
+    kind = KINDS.get(name)
     text = " ".join(words)
-    if name in _INTEGERS:
-        return _converted(int, text, "int")
-    if name in _NUMBERS:
-        return _converted(float, text, "float")
-    if name in _FLAGS:
-        try:
-            return bool(Flag()(text))
-        except ValueError:
-            raise ValueError(f"invalid bool value [{text}]") from None
-    raise ValueError(f"unknown parameter '{name}'")
-
-
-def _converted(kind: type[int] | type[float], text: str, label: str) -> int | float:
     try:
-        return kind(text)
+        if kind == "texts":
+            return words
+        if kind == "bool":
+            return bool(Flag()(text))
+        if kind is not None:
+            return int(text) if kind == "int" else float(text)
     except ValueError:
-        raise ValueError(f"invalid {label} value [{text}]") from None
+        raise ValueError(f"invalid {kind} value [{text}]") from None
+    raise ValueError(f"unknown parameter '{name}'")

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import WordCompleter
-from prompt_toolkit.formatted_text import HTML
+from prompt_toolkit.formatted_text import HTML, AnyFormattedText
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
@@ -53,6 +54,7 @@ class PromptReader:
             completer=WordCompleter(_COMMANDS, sentence=True),
             complete_while_typing=False,
             enable_suspend=True,
+            multiline=True,
             prompt_continuation="... ",
         )
         self._session.default_buffer.tempfile_suffix = ".txt"
@@ -64,14 +66,12 @@ class PromptReader:
             EOFError: Ctrl-D on an empty line.
             KeyboardInterrupt: Ctrl-C on an empty line.
         """
-        text = self._session.prompt(">>> ", placeholder=_grey("Send a message (/? for help)"))
-        while _is_open_block(text):
-            text += "\n" + self._session.prompt("... ", placeholder=_grey('End with """'))
-        return text
+        return self._session.prompt(">>> ", placeholder=_placeholder)
 
 
-def _grey(text: str) -> HTML:
-    return HTML("<ansibrightblack>{}</ansibrightblack>").format(text)
+def _placeholder() -> AnyFormattedText:
+    """Grey text on the empty line; it goes when the line is left."""
+    return "" if get_app().is_done else HTML("<ansibrightblack>Send a message (/? for help)</ansibrightblack>")
 
 
 def _is_open_block(text: str) -> bool:
@@ -92,6 +92,13 @@ def block_text(text: str) -> str:
 
 def _key_bindings() -> KeyBindings:
     keys = KeyBindings()
+
+    @keys.add("enter")
+    def _send(event: KeyPressEvent) -> None:
+        if _is_open_block(event.current_buffer.text):
+            event.current_buffer.insert_text("\n")
+        else:
+            event.current_buffer.validate_and_handle()
 
     @keys.add("c-j")
     def _new_line(event: KeyPressEvent) -> None:

@@ -45,7 +45,7 @@ class WrappedWriter:
     def _break_line(self, character: str, size: int) -> str:
         word, width = self._word, self._word_width
         if width + size > (self._width or 0) or width == 0 or size == 2:  # nothing to move, or no word boundaries
-            self._start_word()
+            self._word, self._word_width = (character, size) if size == 1 else ("", 0)
             self._column = size
             return "\n" + character
         self._word, self._word_width = word + character, width + size

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 UNLIMITED = 1 << 40
 MIN_CHECKPOINT_TOKENS = 16  # a shorter prefix is cheaper to compute again than to keep
 MIN_SAVE_TOKENS = 64  # likewise for whole states that leave the pool
+CUT_GRAIN = 256  # cells taken off a long idle prefix at once: each cut walks the whole pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +318,9 @@ class PrefixCache:
         """Shorten the branch by the wanted cells if the rest is still worth an id, else move it to RAM or drop it."""
         self.n_evictions += 1
         exclusive = branch.n_exclusive
-        if self.kind.can_cut and 0 < n_wanted * 2 <= exclusive:
-            self.cut(branch, branch.n - n_wanted)
+        n_cut = max(n_wanted, CUT_GRAIN)
+        if self.kind.can_cut and n_wanted > 0 and n_cut * 2 <= exclusive:
+            self.cut(branch, branch.n - n_cut)
             return
         if exclusive >= MIN_SAVE_TOKENS or (self.kind.wants_checkpoints and branch.n >= MIN_SAVE_TOKENS):
             self._spill(branch, now)

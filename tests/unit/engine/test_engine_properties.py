@@ -1,0 +1,115 @@
+"""Random traces of submit, cancel and step on every memory kind: whatever happens, answers are those of a lone run."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.fakes.engine_harness import KINDS, EngineHarness, fake_model, plain_answer, prompt
+
+from donabe.types import FinishReason
+
+ACTION = st.one_of(
+    st.tuples(
+        st.just("submit"),
+        st.integers(0, 3),  # trunk
+        st.integers(0, 150),  # tokens of it
+        st.integers(1, 60),  # own tokens
+        st.integers(1, 25),  # max_tokens
+        st.integers(0, 2),  # priority
+        st.sampled_from([1, 1, 1, 3]),  # n
+    ),
+    st.tuples(st.just("cancel"), st.integers(0, 30)),
+    st.tuples(st.just("step"), st.integers(1, 6)),
+    st.tuples(st.just("repeat"), st.integers(0, 30)),  # the same prompt again, or with its answer as a next turn
+    st.tuples(st.just("idle")),
+)
+
+
+@lru_cache(maxsize=4096)
+def expected(kind: str, period: int, tokens: tuple[int, ...], max_tokens: int) -> list[int]:
+    return plain_answer(fake_model(kind, eog_every=50, copy_period=period), tokens, max_tokens=max_tokens)
+
+
+class Trace:
+    """Plays actions on an engine and remembers what was asked."""
+
+    def __init__(self, kind: str, period: int, **options) -> None:
+        self.kind, self.period = kind, period
+        self.h = EngineHarness(model=fake_model(kind, eog_every=50, copy_period=period), **options)
+        self.asked: dict[str, tuple[tuple[int, ...], int, int]] = {}
+
+    def submit(self, tokens, max_tokens: int, priority: int = 0, n: int = 1) -> None:
+        request_id = f"r{len(self.asked)}"
+        tokens = tuple(tokens)[: self.h.engine.n_ctx_per_request - 1]
+        self.asked[request_id] = (tokens, max_tokens, n)
+        boundaries = (len(tokens) // 2,)
+        self.h.submit(request_id, tokens, max_tokens=max_tokens, priority=priority, n=n, boundaries=boundaries)
+
+    def play(self, action) -> None:
+        name, *args = action
+        ids = list(self.asked)
+        if name == "submit":
+            trunk, n_trunk, n_own, max_tokens, priority, n = args
+            own = prompt(n_own, 1000 + len(self.asked))
+            self.submit([*prompt(150, trunk)[:n_trunk], *own], max_tokens, priority, n)
+        elif name == "step":
+            self.h.step(args[0])
+        elif name == "idle":
+            self.h.engine.idle()
+            self.h.check()
+        elif ids and name == "cancel":
+            self.h.engine.cancel(ids[args[0] % len(ids)])
+        elif ids and name == "repeat":
+            request_id = ids[args[0] % len(ids)]
+            self.submit([*self.asked[request_id][0], *self.h.tokens[request_id][0]], 8)
+
+    def verify(self) -> None:
+        h = self.h
+        h.run()
+        for request_id, (tokens, max_tokens, n) in self.asked.items():
+            assert len(h.finals[request_id]) == 1, request_id
+            assert len(h.ends[request_id]) == n
+            want = expected(self.kind, self.period, tokens, max_tokens)
+            for end in h.ends[request_id]:
+                got = h.tokens[request_id][end.index]
+                assert end.usage.n_output_tokens == len(got)
+                if end.finish_reason is FinishReason.ABORT:
+                    assert got == want[: len(got)]
+                else:
+                    assert end.error is None and got == want, request_id
+        for branch in list(h.cache.tree.branches):
+            assert branch.is_idle
+            h.cache.drop(branch)
+        h.check()
+        assert h.cache.tree.n_cells == 0 and h.context.memory.n_used() == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None)
+@given(
+    actions=st.lists(ACTION, min_size=5, max_size=40),
+    n_ctx=st.sampled_from([256, 320, 1024]),
+    n_batch=st.sampled_from([24, 64]),
+    n_parallel=st.integers(1, 5),
+    n_idle_ids=st.integers(1, 6),
+    ram=st.sampled_from([0, 20_000, 1 << 20]),
+    period=st.sampled_from([0, 0, 7]),
+)
+def test_answers_do_not_depend_on_what_else_happens(kind, actions, n_ctx, n_batch, n_parallel, n_idle_ids, ram, period):
+    trace = Trace(
+        kind,
+        period,
+        n_ctx=n_ctx,
+        n_batch=n_batch,
+        n_parallel=n_parallel,
+        n_seq_max=n_parallel + n_idle_ids,
+        cache_ram_bytes=ram,
+        n_draft_max=4 if period else 0,
+        headroom_tokens=6,
+    )
+    for action in actions:
+        trace.play(action)
+    trace.verify()

@@ -1,0 +1,184 @@
+"""What is computed twice, what is not, and that sharing never changes an answer."""
+
+from __future__ import annotations
+
+import pytest
+from tests.fakes.engine_harness import KINDS, EngineHarness, fake_model, plain_answer, prompt
+
+SHARING = [kind for kind in KINDS if kind != "opaque"]
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_next_turn_of_a_conversation_computes_only_what_is_new(kind):
+    h = EngineHarness(kind)
+    first = prompt(200)
+    answer = h.answer(first, max_tokens=10)
+    n_before = h.context.n_evaluated
+    second = [*first, *answer, *prompt(20, 1)]
+    assert h.answer(second, max_tokens=5) == plain_answer(h.model, second, max_tokens=5)
+    assert h.context.n_evaluated - n_before <= 1 + 20 + 5
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_same_prompt_again_computes_one_prompt_token(kind):
+    h = EngineHarness(kind)
+    answer = h.answer(prompt(200), max_tokens=5)
+    n_before = h.context.n_evaluated
+    assert h.answer(prompt(200), max_tokens=5) == answer
+    assert h.context.n_evaluated - n_before == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_requests_arriving_together_share_one_prefill(kind):
+    h = EngineHarness(kind, n_parallel=8, n_seq_max=16, n_ctx=4096)
+    shared = prompt(300)
+    prompts = [[*shared, *prompt(20, i + 1)] for i in range(8)]
+    for i, tokens in enumerate(prompts):
+        h.submit(str(i), tokens, max_tokens=6)
+    h.run()
+    for i, tokens in enumerate(prompts):
+        assert h.tokens[str(i)][0] == plain_answer(h.model, tokens, max_tokens=6)
+    if kind != "opaque":
+        assert h.context.n_evaluated <= 300 + 8 * (20 + 6)
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_branches_of_branches_share_what_they_have_in_common(kind):
+    h = EngineHarness(kind, n_parallel=8, n_seq_max=20, n_ctx=4096)
+    trunk = prompt(200)
+    for b in range(2):
+        for leaf in range(3):
+            tokens = [*trunk, *prompt(100, 10 + b), *prompt(10, 100 + 10 * b + leaf)]
+            h.submit(f"{b}{leaf}", tokens, max_tokens=4)
+    h.run()
+    assert h.context.n_evaluated <= 200 + 2 * 100 + 6 * (10 + 4)
+
+
+@pytest.mark.parametrize("kind", ["iswa", "recurrent", "hybrid", "hybrid_iswa"])
+def test_fork_at_a_message_boundary_uses_its_checkpoint(kind):
+    h = EngineHarness(kind)
+    system = prompt(300)
+    h.answer([*system, *prompt(300, 1)], boundaries=(300,))
+    n_before = h.context.n_evaluated
+    other = [*system, *prompt(30, 2)]
+    assert h.answer(other) == plain_answer(h.model, other)
+    assert h.context.n_evaluated - n_before <= 30 + 8
+
+
+@pytest.mark.parametrize("kind", ["iswa", "recurrent", "hybrid"])
+def test_fork_without_a_checkpoint_is_refused_and_computed_again(kind):
+    h = EngineHarness(kind, cache_ram_bytes=0)
+    h.answer(prompt(300), max_tokens=40)
+    other = [*prompt(300)[:100], *prompt(30, 2)]
+    n_before = h.context.n_evaluated
+    assert h.answer(other) == plain_answer(h.model, other)
+    assert h.context.n_evaluated - n_before == 130 + 8 - 1
+
+
+def test_native_refusal_of_a_fork_falls_back_to_scratch():
+    h = EngineHarness()
+    h.answer(prompt(100))
+    h.context.memory._can_fork = lambda *_: False
+    assert h.answer(prompt(100)) == plain_answer(h.model, prompt(100))
+    assert h.context.memory.n_refused > 0
+
+
+def test_other_salt_never_shares():
+    h = EngineHarness()
+    h.answer(prompt(100), cache_salt="alice")
+    n_before = h.context.n_evaluated
+    h.answer(prompt(100), cache_salt="bob")
+    assert h.context.n_evaluated - n_before == 100 + 7
+
+
+def test_request_that_opts_out_leaves_nothing_and_takes_nothing():
+    h = EngineHarness()
+    h.answer(prompt(100))
+    n_cells = h.cache.tree.n_cells
+    n_before = h.context.n_evaluated
+    h.answer(prompt(100), use_cache=False)
+    assert h.context.n_evaluated - n_before == 107
+    assert h.cache.tree.n_cells == n_cells
+
+
+def test_idle_prefixes_make_room_least_recently_used_first():
+    h = EngineHarness(n_ctx=512, cache_ram_bytes=0)
+    for i in range(3):
+        h.answer(prompt(120, i), max_tokens=8)
+    h.answer(prompt(120, 0), max_tokens=8)  # 1 is the oldest now
+    h.answer(prompt(200, 9), max_tokens=8)
+    n_before = h.context.n_evaluated
+    h.answer(prompt(120, 0), max_tokens=1)
+    assert h.context.n_evaluated - n_before == 1
+    h.answer(prompt(120, 1), max_tokens=1)
+    assert h.context.n_evaluated - n_before > 2
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_evicted_prefix_comes_back_from_ram(kind):
+    h = EngineHarness(kind, n_ctx=512, n_parallel=2, n_seq_max=3)
+    first = prompt(200)
+    answer = h.answer(first, max_tokens=8)
+    for i in range(4):
+        h.answer(prompt(300, 1 + i))
+    second = [*first, *answer, *prompt(20, 77)]
+    n_before = h.context.n_evaluated
+    assert h.answer(second) == plain_answer(h.model, second)
+    assert h.context.n_evaluated - n_before <= 1 + 20 + 8
+    assert h.engine.status().cache_ram_bytes > 0
+
+
+def test_ram_budget_is_kept():
+    h = EngineHarness(n_ctx=512, cache_ram_bytes=60_000, n_seq_max=4, n_parallel=2)
+    for i in range(8):
+        h.answer(prompt(200, i))
+        assert h.engine.status().cache_ram_bytes <= 60_000
+    assert h.engine.status().cache_ram_bytes > 0
+
+
+def test_idle_cells_are_limited_when_asked():
+    h = EngineHarness(cache_cells=150)
+    for i in range(3):
+        h.answer(prompt(100, i))
+    assert h.engine.status().n_cells_cached <= 150
+
+
+def test_without_prefix_cache_nothing_stays():
+    h = EngineHarness(prefix_cache=False)
+    h.answer(prompt(100))
+    assert h.engine.status().n_cells_used == 0
+
+
+def test_idle_ids_are_not_used_up_by_growing_conversations():
+    h = EngineHarness(n_seq_max=6, n_ctx=4096)
+    tokens = prompt(50)
+    for i in range(12):
+        tokens = [*tokens, *h.answer(tokens, max_tokens=3), *prompt(5, i)]
+    assert len(h.cache.tree.branches) == 1
+
+
+def test_compaction_when_idle_keeps_cells_and_answers():
+    h = EngineHarness(n_ctx=8192, n_batch=256)
+    shared = prompt(600)
+    for i in range(3):
+        h.submit(str(i), [*shared, *prompt(900, i + 1)], max_tokens=4)
+    h.run()
+    for branch in list(h.cache.tree.branches)[:2]:
+        h.cache.drop(branch)
+    n_cells = h.cache.tree.n_cells
+    for _ in range(5):
+        h.engine.idle()
+        h.check()
+    assert h.cache.tree.n_cells == h.cache.tree.n_cells_peak == n_cells
+    tokens = [*shared, *prompt(20, 50)]
+    assert h.answer(tokens) == plain_answer(h.model, tokens)
+
+
+def test_several_completions_of_a_cached_prompt_share_it_on_every_kind():
+    for kind in SHARING:
+        h = EngineHarness(kind, model=fake_model(kind))
+        h.answer(prompt(200))
+        n_before = h.context.n_evaluated
+        h.submit("n", prompt(200), n=3, max_tokens=4)
+        h.run()
+        assert h.context.n_evaluated - n_before <= 3 * 4

@@ -33,7 +33,7 @@ BOMBS = [
     ('{{ printf "%999999d" 1 }}', "more than 50000 characters"),
     ('{{ printf "%999999[1]d%999999[1]d" 1 }}', "more than 50000 characters"),
     ('{{ define "x" }}{{ template "x" . }}{{ end }}{{ template "x" . }}', "maximum template depth"),
-    ('{{ define "x" }}{{ range 9 }}{{ template "x" . }}{{ end }}{{ end }}{{ template "x" . }}', "maximum template depth"),
+    ('{{ define "x" }}{{ range 9 }}{{ template `x` }}{{ end }}{{ end }}{{ template "x" . }}', "maximum template depth"),
 ]  # fmt: skip
 
 
@@ -106,8 +106,7 @@ def test_deeply_nested_values_are_refused_not_crashed_on() -> None:
 def test_deeply_nested_tool_schema_is_refused() -> None:
     schema: dict[str, object] = {"type": "string"}
     for _ in range(200):
-        hard = {"anyOf": prop, "type": prop, "enum": prop, "items": prop}
-    schema = {"type": prop, "properties": {"p": prop, "q": hard}} | schema
+            schema = {"type": "object", "properties": {"p": schema}}
     template = parse_template("{{ .Tools }}{{ range .Messages }}{{ end }}")
     with pytest.raises(TemplateError, match="nested deeper than 64 levels"):
         render_chat(template, MESSAGES, tools=[Tool(name="f", parameters=schema)])
@@ -259,7 +258,8 @@ def test_random_messages_and_schemas_render(messages: list[Message], schema: dic
         "{{ range $n, $p := .Function.Parameters.Properties }}{{ $n }}{{ $p }}{{ $p.Type }}{{ toTypeScriptType $p }}{{ end }}"
         "{{ end }}{{ range .Messages }}{{ .Role }}{{ .Content }}{{ json . }}{{ . }}{{ end }}"
     )
-    schema = {
+    hard = {"anyOf": prop, "type": prop, "enum": prop, "items": prop}
+    schema = {"type": prop, "properties": {"p": prop, "q": hard}} | schema
         "type": prop,
         "properties": {"p": prop, "q": {"anyOf": prop, "type": prop, "enum": prop, "items": prop}},
     } | schema

@@ -62,8 +62,11 @@ class FakePull:
         self.error: DonabeError | None = None
         self.n_stopped = 0
 
-    async def __call__(self, name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+    def __call__(self, name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
         ModelName.parse(name)
+        return self._run(name)
+
+    async def _run(self, name: str) -> AsyncIterator[PullProgress]:
         yield PullProgress(status="pulling manifest")
         if self.error is not None:
             raise self.error

@@ -149,7 +149,7 @@ class ModelPool:
 
     @contextmanager
     def _queued(self) -> Iterator[None]:
-        if self._n_waiting >= self._limits.max_queue:
+        if self._n_waiting > self._limits.max_queue:  # the one that is being loaded for does not count
             raise ServerBusyError(QUEUE_FULL, retry_after_s=2.0)
         self._n_waiting += 1
         try:

@@ -255,4 +255,3 @@ class LinesResponse(WorkResponse):
             if close is not None:
                 await close()
         await send({"type": "http.response.body", "body": b""})
-

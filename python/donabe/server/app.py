@@ -60,9 +60,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
         max_step_latency_s=settings.max_step_latency_s,
     )
     inference = Inference(collaborators.store, pool, defaults=defaults)
-    models = Models(
-        collaborators.store, pool, read_metadata=collaborators.read_metadata, pull=collaborators.pull
-    )
+    models = Models(collaborators.store, pool, read_metadata=collaborators.read_metadata, pull=collaborators.pull)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -110,7 +108,6 @@ def add_native_routes(table: RouteTable, native: NativeRoutes) -> None:
     table.add("/api/user/keys/{key}", native.sign_out, "DELETE")
     table.add("/api/experimental/web_search", native.web_search, "POST")
     table.add("/api/experimental/web_fetch", native.web_fetch, "POST")
-
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

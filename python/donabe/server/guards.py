@@ -151,9 +151,7 @@ def is_loopback(host: str) -> bool:
 def _interface_addresses() -> frozenset[str]:
     import psutil  # only for public addresses, which are rare
 
-    return frozenset(
-        entry.address.partition("%")[0] for entries in psutil.net_if_addrs().values() for entry in entries
-    )
+    return frozenset(entry.address.partition("%")[0] for entries in psutil.net_if_addrs().values() for entry in entries)
 
 
 class Guard:

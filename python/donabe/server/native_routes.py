@@ -15,7 +15,7 @@ from starlette.responses import Response
 from donabe.api import native, native_models, native_replies
 from donabe.api.dialect import JSON, NDJSON, PLAIN_JSON
 from donabe.api.native_replies import NATIVE_ERRORS
-from donabe.errors import InvalidNameError, InvalidRequestError, ModelNotFoundError
+from donabe.errors import ContextLengthError, InvalidNameError, InvalidRequestError, ModelNotFoundError
 from donabe.server.answers import AnswerResponse, LinesResponse, ValueResponse, read_body
 from donabe.server.errors import warning_headers
 from donabe.server.version import own_version
@@ -39,9 +39,7 @@ class NativeRoutes:
         is_strict: Refuse unknown fields and options instead of reporting them.
     """
 
-    def __init__(
-        self, inference: Inference, models: Models, *, max_body_bytes: int, is_strict: bool = False
-    ) -> None:
+    def __init__(self, inference: Inference, models: Models, *, max_body_bytes: int, is_strict: bool = False) -> None:
         self._inference = inference
         self._models = models
         self._max_body_bytes = max_body_bytes
@@ -109,7 +107,14 @@ class NativeRoutes:
             raise ModelNotFoundError(f"model '{name}' not found", name=name)
 
         async def compute() -> bytes:
-            reply = await _naming(self._inference.embed(decoded.call), _NOT_PULLED, name)
+            try:
+                reply = await _naming(self._inference.embed(decoded.call), _NOT_PULLED, name)
+            except ContextLengthError as error:
+                raise InvalidRequestError(
+                    "the input length exceeds the context length",
+                    field="input",
+                    hint=f"it has {error.n_prompt_tokens} tokens, {error.n_ctx} fit; set truncate or a larger num_ctx",
+                ) from None
             return native_replies.embed_body(name, reply.result, load_s=reply.load_s, total_s=reply.total_s)
 
         return self._value(compute, decoded.warnings)

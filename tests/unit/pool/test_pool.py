@@ -229,7 +229,7 @@ async def test_crash_of_one_model_leaves_another_alone(make_pool, factory):
 
 
 async def test_full_queue_is_refused_with_retry_after(make_pool, factory):
-    pool = make_pool(max_queue=1)
+    pool = make_pool(max_queue=0)
     factory.gate = asyncio.Event()
     waiter = asyncio.create_task(pool.lease(A, AUTO))
     await settle()

@@ -106,7 +106,7 @@ def test_deeply_nested_values_are_refused_not_crashed_on() -> None:
 def test_deeply_nested_tool_schema_is_refused() -> None:
     schema: dict[str, object] = {"type": "string"}
     for _ in range(200):
-            schema = {"type": "object", "properties": {"p": schema}}
+        schema = {"type": "object", "properties": {"p": schema}}
     template = parse_template("{{ .Tools }}{{ range .Messages }}{{ end }}")
     with pytest.raises(TemplateError, match="nested deeper than 64 levels"):
         render_chat(template, MESSAGES, tools=[Tool(name="f", parameters=schema)])
@@ -255,12 +255,10 @@ RANDOM_MESSAGES = st.lists(
 def test_random_messages_and_schemas_render(messages: list[Message], schema: dict[str, object], prop: object) -> None:
     text = (
         "{{ .System }}{{ .Tools }}{{ range .Tools }}{{ . }}{{ .Function }}{{ .Function.Parameters }}"
-        "{{ range $n, $p := .Function.Parameters.Properties }}{{ $n }}{{ $p }}{{ $p.Type }}{{ toTypeScriptType $p }}{{ end }}"
+        "{{ range $n, $p := .Function.Parameters.Properties }}"
+        "{{ $n }}{{ $p }}{{ $p.Type }}{{ toTypeScriptType $p }}{{ end }}"
         "{{ end }}{{ range .Messages }}{{ .Role }}{{ .Content }}{{ json . }}{{ . }}{{ end }}"
     )
     hard = {"anyOf": prop, "type": prop, "enum": prop, "items": prop}
     schema = {"type": prop, "properties": {"p": prop, "q": hard}} | schema
-        "type": prop,
-        "properties": {"p": prop, "q": {"anyOf": prop, "type": prop, "enum": prop, "items": prop}},
-    } | schema
     render_chat(parse_template(text), messages, tools=[Tool(name="f", parameters=schema)]).encode()

@@ -1,4 +1,4 @@
-"""Handlers of `/api/*`: read the body, let the dialect decode it, hand the use case to a response. No logic of their own.
+"""Handlers of `/api/*`: read the body, let the dialect decode it, hand the use case to a response. No logic here.
 
 Model names that are not found are reported in each route's own words, because clients match them.
 """

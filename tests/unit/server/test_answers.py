@@ -70,7 +70,7 @@ class Connection:
 
 async def until(condition, timeout_s: float = 2.0) -> None:
     async def poll() -> None:
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # conditions on fakes have no event
             await asyncio.sleep(0.001)
 
     await asyncio.wait_for(poll(), timeout_s)

@@ -1,0 +1,36 @@
+"""Listening: a taken port names its holder; a server answers, drains and stops."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import httpx
+import pytest
+
+from donabe.errors import SettingsError
+from donabe.server.listening import open_socket
+from tests.fakes.live import running
+from tests.fakes.server import make_server
+
+
+def test_taken_port_names_its_holder():
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(SettingsError, match="port is taken by") as caught:
+            open_socket("127.0.0.1", port)
+    assert f"pid {os.getpid()}" in str(caught.value)
+    assert "--port" in caught.value.hint
+
+
+def test_foreign_address_is_explained():
+    with pytest.raises(SettingsError, match="no such address"):
+        open_socket("203.0.113.1", 0)
+
+
+def test_server_answers_and_stops():
+    fake = make_server()
+    with running(fake.app) as url:
+        assert httpx.get(url).text == "Ollama is running"
+        httpx.post(f"{url}/api/generate", json={"model": "C"})
+    assert fake.runners.last.n_closes == 1

@@ -138,7 +138,7 @@ class Settings:
         Address(), HostAddress(), "where the server listens and clients connect", twins="OLLAMA_HOST", name="host"
     )
     port_override: int | None = _declare(
-        Number(0, 65535), None, "port that replaces the one in `host`", shown="that of `host`", name="port"
+        Number(0, 65535), None, "port that replaces the one in `host`", shown="that of host", name="port"
     )
     origins: tuple[str, ...] = _declare(
         Texts(), (), "further browser origins that may call the API, `*` as wildcard", twins="OLLAMA_ORIGINS"

@@ -27,7 +27,8 @@ def _flag(setting: Setting) -> Callable[[Callable[..., None]], Callable[..., Non
     text = setting.help[0].upper() + setting.help[1:]
     if isinstance(setting.kind, Flag):
         return click.option(f"--{name}/--no-{name}", setting.name, default=None, help=text)
-    return click.option(f"--{name}", setting.name, metavar="VALUE", help=f"{text} (default {setting.default_text})")
+    default = f" (default {setting.default_text})" if setting.default_text else ""
+    return click.option(f"--{name}", setting.name, metavar="VALUE", help=text + default)
 
 
 @click.command("serve", cls=Command, settings=tuple(item.name for item in SERVER_SETTINGS))

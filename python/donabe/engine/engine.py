@@ -220,10 +220,10 @@ class Engine:
 
     def _follow_plan(self, plan: Plan, now: float) -> None:
         """Let the sampler set follow what the scheduler did to the pool."""
-        for sequence, seq_id in plan.preempted:
-            self._lanes.export(sequence, seq_id)
         if plan.moved:
             self._lanes.move(plan.moved)
+        for sequence, seq_id in plan.preempted:
+            self._lanes.export(sequence, seq_id)
         for sequence, seq_id, reason in plan.ended:
             output = SequenceOutput(request_id=sequence.call.request.request_id, index=sequence.index)
             output.text = self._lanes.unbind(seq_id)

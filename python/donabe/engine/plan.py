@@ -37,10 +37,10 @@ class Moved:
 
 @dataclass(slots=True)
 class Plan:
-    """One step. The sampler set has to follow `preempted`, `moved`, `ended` and `admitted`, in this order."""
+    """One step. The sampler set has to follow `moved`, `preempted`, `ended` and `admitted`, in this order."""
 
-    preempted: list[tuple[Sequence, int]] = field(default_factory=list)  # with the id each had
     moved: list[Moved] = field(default_factory=list)
+    preempted: list[tuple[Sequence, int]] = field(default_factory=list)  # with the id each had
     ended: list[tuple[Sequence, int, FinishReason]] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     decode: list[Sequence] = field(default_factory=list)

@@ -113,3 +113,11 @@ def test_answers_do_not_depend_on_what_else_happens(kind, actions, n_ctx, n_batc
     for action in actions:
         trace.play(action)
     trace.verify()
+
+
+def test_sequence_moved_and_preempted_in_one_step_keeps_its_sampler():
+    trace = Trace("recurrent", 0, n_ctx=256, n_batch=24, n_parallel=3, n_seq_max=4, cache_ram_bytes=0)
+    for n_own, max_tokens, priority, n in [(1, 1, 0, 1), (1, 1, 0, 1), (1, 2, 0, 3), (33, 1, 1, 3)]:
+        trace.play(("submit", 0, 0, n_own, max_tokens, priority, n))
+    trace.play(("cancel", 0))
+    trace.verify()

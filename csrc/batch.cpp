@@ -22,7 +22,14 @@ Batch::Batch(int32_t capacity) : capacity_(capacity) {
     seq_id_pointers_.reserve(n);
 }
 
+void Batch::require_unread() const {
+    if (n_readers_.load() != 0) {
+        throw Error(ErrorCode::busy, "the batch is being decoded");
+    }
+}
+
 void Batch::clear() {
+    require_unread();
     n_outputs_ = 0;
     spans_.clear();
     seq_ids_.clear();
@@ -34,6 +41,7 @@ void Batch::clear() {
 }
 
 void Batch::require_span(int32_t seq_id, const int32_t * tokens, size_t n_tokens, int64_t pos0) const {
+    require_unread();
     if (seq_id < 0 || seq_id >= static_cast<int32_t>(llama_max_parallel_sequences())) {
         refuse("seq_id must be in [0, " + std::to_string(llama_max_parallel_sequences() - 1) + "], not " +
                std::to_string(seq_id));

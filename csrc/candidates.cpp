@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <functional>
 
 namespace donabe {
@@ -107,25 +106,6 @@ bool candidate_before(const llama_token_data & a, const llama_token_data & b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
-float exp_negative(float x) {
-    // exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln 2 / 2; exp(r) by its Taylor series of degree 6. Adding
-    // 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
-    x = x > -87.0f ? x : -87.0f; // also for NaN and -inf
-    const float shifted = x * 1.44269504f + 12582912.0f;
-    const float n = shifted - 12582912.0f;
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    const float poly =
-        1.0f +
-        r * (1.0f +
-             r * (0.5f + r * (1.6666667e-1f + r * (4.1666668e-2f + r * (8.3333338e-3f + r * 1.3888889e-3f)))));
-    int32_t bits;
-    std::memcpy(&bits, &shifted, sizeof(bits));
-    bits = (bits - 0x4B400000 + 127) << 23;
-    float power;
-    std::memcpy(&power, &bits, sizeof(power));
-    return x > -87.0f ? poly * power : 0.0f;
-}
-
 float row_max(const float * row, int32_t n) { return block_max(row, n); }
 
 int32_t row_argmax(const float * row, int32_t n) {
@@ -201,13 +181,17 @@ void select_min_p(const float * row, int32_t n, float min_p, Candidates & out) {
     std::sort(out.begin(), out.end(), candidate_before);
 }
 
-void select_all(const float * row, int32_t n, Candidates & out) {
+void collect_all(const float * row, int32_t n, Candidates & out) {
     out.clear();
     for (int32_t i = 0; i < n; i++) {
         if (row[i] > minus_infinity) {
             out.push_back({i, row[i], 0.0f});
         }
     }
+}
+
+void select_all(const float * row, int32_t n, Candidates & out) {
+    collect_all(row, n, out);
     std::sort(out.begin(), out.end(), candidate_before);
 }
 

@@ -293,6 +293,7 @@ void Context::require_batch(const Batch & batch, bool is_encode) const {
 
 // Statuses as in llama.h, llama_decode.
 void Context::run_locked(const Batch & batch, bool is_encode) {
+    const Batch::Reading reading(batch);
     require_no_views();
     require_batch(batch, is_encode);
     log_tail_reset();

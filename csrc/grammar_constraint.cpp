@@ -6,55 +6,14 @@
 #include <cmath>
 
 #include "common.h"
-#include "llama-grammar.h"
 #include "reasoning-budget.h"
 
 #include "base/errors.h"
+#include "grammar_check.h"
 
 namespace donabe {
 
 namespace {
-
-// llama.cpp walks rule references recursively.
-constexpr size_t max_grammar_rules = 20000;
-
-const char * skip_space_and_comments(const char * p) {
-    while (*p == ' ' || *p == '\t' || *p == '\r' || *p == '\n' || *p == '#') {
-        if (*p == '#') {
-            while (*p && *p != '\n') {
-                p++;
-            }
-        } else {
-            p++;
-        }
-    }
-    return p;
-}
-
-// Compiles the grammar once to learn what is wrong with it: the sampler only reports failure and prints the reason.
-void require_grammar(const llama_vocab * vocab, const std::string & grammar) {
-    llama_grammar_parser parser(vocab);
-    try {
-        const char * position = skip_space_and_comments(grammar.c_str());
-        while (*position) {
-            position = parser.parse_rule(position);
-        }
-    } catch (const std::exception & e) {
-        throw Error(ErrorCode::grammar, "the grammar does not parse: " + std::string(e.what()).substr(0, 200));
-    }
-    for (const auto & [name, id] : parser.symbol_ids) {
-        if (id >= parser.rules.size() || parser.rules[id].empty()) {
-            throw Error(ErrorCode::grammar, "the grammar uses the rule '" + name + "' but does not define it");
-        }
-    }
-    if (parser.symbol_ids.count("root") == 0) {
-        throw Error(ErrorCode::grammar, "the grammar has no rule 'root'");
-    }
-    if (parser.rules.size() > max_grammar_rules) {
-        throw Error(ErrorCode::grammar, "the grammar has " + std::to_string(parser.rules.size()) + " rules, more than " +
-                                            std::to_string(max_grammar_rules));
-    }
-}
 
 std::string anchored(const std::string & pattern) {
     if (pattern.empty()) {
@@ -101,7 +60,7 @@ std::unique_ptr<GrammarConstraint> GrammarConstraint::clone() const {
 }
 
 void GrammarConstraint::create_grammar(const SamplerParams & params) {
-    require_grammar(vocab_.raw(), params.grammar);
+    grammar_require_valid(vocab_.raw(), params.grammar);
     is_lazy_ = params.grammar_lazy;
     if (!is_lazy_) {
         grammar_.reset(llama_sampler_init_grammar(vocab_.raw(), params.grammar.c_str(), "root"));

@@ -332,15 +332,18 @@ void Sampler::collect_allowed(const float * row, size_t n_wanted, Candidates & a
     for (size_t n_asked = std::max<size_t>(64, n_wanted * 2);; n_asked *= 16) {
         const bool is_all = n_asked >= n_vocab / 2;
         if (is_all) {
-            select_all(row, n_vocab_, allowed);
+            collect_all(row, n_vocab_, allowed);
         } else {
             select_top_k(row, n_vocab_, static_cast<int32_t>(n_asked), allowed);
         }
-        llama_token_data_array array{allowed.data(), allowed.size(), -1, true};
+        llama_token_data_array array{allowed.data(), allowed.size(), -1, !is_all};
         constraint_->apply_grammar(array);
         allowed.erase(std::remove_if(allowed.begin(), allowed.end(),
                                      [](const llama_token_data & candidate) { return candidate.logit == -INFINITY; }),
                       allowed.end());
+        if (is_all) {
+            std::sort(allowed.begin(), allowed.end(), candidate_before);
+        }
         if (is_all || allowed.size() >= n_wanted) {
             return;
         }
@@ -406,7 +409,7 @@ int32_t Sampler::draw(const Candidates & candidates) {
             return candidate.id;
         }
     }
-    return candidates.front().id; // one infinite logit: every other weight is 0
+    return candidates.front().id; // infinite logits
 }
 
 int32_t Sampler::draw_from_row(const float * row, std::vector<double> & block_sums) {
@@ -427,14 +430,17 @@ int32_t Sampler::draw_from_row(const float * row, std::vector<double> & block_su
         const int32_t end = std::min(begin + row_block, n_vocab_);
         int32_t last = -1;
         for (int32_t i = begin; i < end; i++) {
-            const float weight = exp_negative((row[i] - max) * scale);
-            sum += weight;
-            last = weight > 0.0f ? i : last;
-            if (sum > target) {
-                return i;
+            if (row[i] > -INFINITY) {
+                sum += exp_negative((row[i] - max) * scale);
+                last = i;
+                if (sum > target) {
+                    return i;
+                }
             }
         }
-        return last; // the block's lanes were summed in another order
+        if (last >= 0) {
+            return last; // the block's lanes were summed in another order
+        }
     }
     return row_argmax(row, n_vocab_);
 }

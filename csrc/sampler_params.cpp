@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "base/errors.h"
+#include "grammar_check.h"
 
 namespace donabe {
 
@@ -10,44 +11,11 @@ namespace {
 
 constexpr int64_t max_window = INT32_MAX; // Sampler cuts it to the context
 constexpr size_t max_biases = 1 << 16;
-constexpr size_t max_grammar_bytes = 4u << 20;
 constexpr size_t max_stops = 256;
 constexpr size_t max_stop_bytes = 4096;
 
 void require_count(const char * name, size_t n, size_t limit) {
     require_range(name, static_cast<int64_t>(n), int64_t(0), static_cast<int64_t>(limit));
-}
-
-// GBNF is parsed by recursive descent: groups nested without bound would overflow the stack.
-void require_grammar_depth(const std::string & grammar) {
-    constexpr int max_depth = 256;
-    int depth = 0;
-    bool in_literal = false;
-    bool in_class = false;
-    bool in_comment = false;
-    for (size_t i = 0; i < grammar.size(); i++) {
-        const char c = grammar[i];
-        if (in_comment) {
-            in_comment = c != '\n';
-        } else if (in_literal || in_class) {
-            if (c == '\\') {
-                i++;
-            } else if (c == (in_literal ? '"' : ']')) {
-                in_literal = in_class = false;
-            }
-        } else if (c == '"') {
-            in_literal = true;
-        } else if (c == '[') {
-            in_class = true;
-        } else if (c == '#') {
-            in_comment = true;
-        } else if (c == '(' && ++depth > max_depth) {
-            throw Error(ErrorCode::grammar, "the grammar nests groups deeper than " + std::to_string(max_depth),
-                        "name inner groups as rules of their own");
-        } else if (c == ')') {
-            depth--;
-        }
-    }
 }
 
 } // namespace
@@ -108,10 +76,6 @@ void SamplerParams::validate() const {
     require_range("n_logprobs", static_cast<int64_t>(n_logprobs), int64_t(-1), int64_t(1 << 20));
     require_range("thinking_budget", static_cast<int64_t>(thinking_budget), int64_t(-1), int64_t(INT32_MAX));
     require_count("len(logit_bias)", logit_bias.size(), max_biases);
-    require_count("len(grammar)", grammar.size(), max_grammar_bytes);
-    if (grammar.find('\0') != std::string::npos) {
-        throw Error(ErrorCode::grammar, "the grammar contains a NUL character");
-    }
     for (const auto & [token, bias] : logit_bias) {
         if (std::isnan(bias) || bias > 1e6f) {
             throw Error(ErrorCode::invalid_argument, "logit_bias of token " + std::to_string(token) +
@@ -121,7 +85,7 @@ void SamplerParams::validate() const {
     for (const GrammarTrigger & trigger : grammar_triggers) {
         trigger.validate();
     }
-    require_grammar_depth(grammar);
+    grammar_require_limits(grammar);
     if (grammar_lazy && !grammar.empty() && grammar_triggers.empty()) {
         throw Error(ErrorCode::invalid_argument, "grammar_lazy needs grammar_triggers: nothing would ever wake the grammar");
     }

@@ -1,0 +1,62 @@
+"""Fixtures of the native tests: tiny random models of every memory kind, made once by the vendored generator.
+
+The generator and the vendored source are built with DONABE_DEV_TOOLS=ON. Without them these tests fail rather than
+pass by not running.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[2] / "build" / "dev-tools"
+HOW = "build the test programs: cmake --preset dev && cmake --build --preset dev (DONABE_DEV_TOOLS=ON)"
+
+
+def cache_dir() -> Path:
+    base = os.environ.get("DONABE_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "donabe-tests" / "tiny-models"
+
+
+@pytest.fixture(scope="session")
+def vendored_source() -> Path:
+    """Root of the vendored llama.cpp tree."""
+    pointer = TOOLS / "ggml-source.txt"
+    if not pointer.exists():
+        pytest.fail(f"{pointer} is missing; {HOW}")
+    return Path(pointer.read_text().strip())
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[[str], str]:
+    """tiny_model("gemma3") is the path of a random model of that architecture, a few MB, 128 tokens of vocabulary."""
+    given = os.environ.get("DONABE_TINY_MODELS")
+    program = TOOLS / "donabe-tiny-models"
+    if given is None and not program.exists():
+        pytest.fail(f"{program} is missing; {HOW}, or point DONABE_TINY_MODELS at a folder of its output")
+    folder = Path(given) if given else cache_dir() / hashlib.sha256(program.read_bytes()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def find(architecture: str) -> Path | None:
+        for kind in ("dense", "moe"):
+            path = folder / f"{architecture}-{kind}.gguf"
+            if path.exists():
+                return path
+        return None
+
+    def get(architecture: str) -> str:
+        path = find(architecture)
+        if path is None and given is None:
+            command = [str(program), "-a", architecture, "-o", str(folder)]
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            path = find(architecture)
+        if path is None:
+            pytest.fail(f"no tiny model of architecture {architecture} in {folder}")
+        return str(path)
+
+    return get

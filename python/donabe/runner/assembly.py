@@ -88,19 +88,6 @@ class RequestAssembly:
                 events += self._flush(completion, now)
         return events
 
-    def finish_empty(self, now: float) -> list[Event]:
-        """The events of a request that asked for no output tokens."""
-        n_prompt = len(self._prepared.tokens)
-        events: list[Event] = []
-        for completion in self._completions:
-            is_last = completion.index == self._prepared.n - 1
-            usage = Usage(n_prompt_tokens=n_prompt)
-            output = SequenceOutput(
-                request_id="", index=completion.index, finish_reason=FinishReason.LENGTH, usage=usage, last=is_last
-            )
-            events += self._finish(completion, output, now)
-        return events
-
     def _flush(self, completion: _Completion, now: float) -> list[Event]:
         completion.last_flush = now
         text, tokens = bytes(completion.text), tuple(completion.tokens)

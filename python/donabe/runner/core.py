@@ -135,9 +135,6 @@ class RunnerCore:
             assembly = RequestAssembly(
                 prepared, self._loaded.piece, started=started, return_context=request.output.return_context
             )
-            if prepared.max_tokens == 0:
-                self._output.put_events([(id, event) for event in assembly.finish_empty(time.monotonic())])
-                return
             engine_request = self._engine_request(id, request, prepared)
             self._check_cancelled(id)
             self._output.register(id, assembly)
@@ -166,7 +163,7 @@ class RunnerCore:
             stop=prepared.stops,
             ignore_eos=request.output.ignore_eos,
             context_shift=request.output.context_shift,
-            n_keep=request.n_keep,
+            n_keep=max(-1, request.n_keep),
             n=prepared.n,
             caller=request.scheduling.caller,
             cache_salt=request.scheduling.cache_salt,

@@ -46,8 +46,8 @@ class EmbedderPlan:
     """How this model embeds: pooling, context sizes, the longest input."""
 
     def __init__(self, model: Model, options: LoadOptions) -> None:
-        pooling = options.pooling or model.meta().get(f"{model.architecture}.pooling_type", "")
-        self.pooling = _POOLING_NAMES.get(pooling, pooling) or "mean"
+        stored = model.meta().get(f"{model.architecture}.pooling_type", "")
+        self.pooling = options.pooling or _POOLING_NAMES.get(stored, "mean")
         if self.pooling not in ("mean", "cls", "last", "rank"):
             raise UnsupportedError(f"pooling `{self.pooling}` gives no single vector", hint="use mean, cls or last")
         self.has_memory = model.memory_kind != "none"
@@ -78,7 +78,7 @@ class EmbedderPlan:
         }
 
 
-_POOLING_NAMES = {"0": "none", "1": "mean", "2": "cls", "3": "last", "4": "rank"}
+_POOLING_NAMES = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}  # 0 and -1 leave the choice to us
 
 
 class Embedder:

@@ -151,11 +151,10 @@ def _joined(*parts: Sequence[int] | Int32Array) -> Int32Array:
 def normalized(rows: Float32Array) -> Float32Array:
     """Rows (n, d) scaled to length 1; zero rows stay zero."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return np.asarray(np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0))
 
 
 def sigmoid(scores: Float32Array) -> Float32Array:
     """Logits to 0..1 without overflow."""
-    return np.where(scores >= 0, 1 / (1 + np.exp(-np.abs(scores))), 1 - 1 / (1 + np.exp(-np.abs(scores)))).astype(
-        np.float32
-    )
+    upper = 1 / (1 + np.exp(-np.abs(scores)))
+    return np.asarray(np.where(scores >= 0, upper, 1 - upper), np.float32)

@@ -1,0 +1,217 @@
+"""A model file to something that runs: native model, engine, embedder, prompt builder. The only module of the runner
+that imports the native extension.
+
+Blocks while the weights are read; progress is reported from a helper thread. Numbers that the user gave are taken as
+they are or refused; what is left automatic is chosen by `build_engine` and may be smaller than the model's maximum.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from donabe import _core
+from donabe.chat.prompt import PromptBuilder
+from donabe.engine.api import EngineApi, Publish
+from donabe.engine.build import N_PARALLEL, build_engine
+from donabe.errors import InvalidRequestError, ModelFileError
+from donabe.runner.embedder import Embedder
+from donabe.types import Capability, LoadOptions, ModelInfo, ModelSpec
+
+logger = logging.getLogger("donabe.runner")
+
+ReportProgress = Callable[[float, str], None]  # fraction 0..1, stage
+
+_PROGRESS_INTERVAL_S = 0.1
+_INFO_LEVEL = 2
+_POOLINGS = ("none", "mean", "cls", "last", "rank")
+
+# Inclusive ranges; None is automatic.
+_RANGES: dict[str, tuple[float, float]] = {
+    "n_ctx": (8, 1 << 24),
+    "n_ctx_per_request": (4, 1 << 24),
+    "n_batch": (1, 1 << 16),
+    "n_ubatch": (1, 1 << 16),
+    "n_parallel": (1, 256),
+    "n_gpu_layers": (-1, 1 << 16),
+    "main_gpu": (0, 255),
+    "n_threads": (1, 1024),
+    "max_step_latency_s": (0.001, 3600.0),
+}
+
+
+class Loaded:
+    """A loaded model with its engine made; implements `donabe.runner.core.LoadedModel`."""
+
+    def __init__(self, model: _core.Model, spec: ModelSpec, options: LoadOptions) -> None:
+        self._model = model
+        self._spec = spec
+        self._n_parallel = options.n_parallel or N_PARALLEL
+        self._pieces: dict[int, bytes] = {}
+        self._outputs = _Outlet()
+        self._engine = self._make_engine(options)
+        self.embedder = Embedder(model, options, self._open_context, _core.Batch)
+        n_ctx = self._engine.n_ctx_per_request if self._engine is not None else model.n_ctx_train
+        self.prompts = PromptBuilder(
+            model,
+            spec,
+            load_templates=lambda source: _core.ChatTemplates(model, source),
+            make_parser=_core.ChatParser,
+            make_grammar=_core.json_schema_to_grammar,
+            n_ctx=n_ctx,
+        )
+        self.info = self._describe(n_ctx)
+
+    def make_engine(self, publish: Publish) -> EngineApi | None:
+        self._outputs.publish = publish
+        return self._engine
+
+    def piece(self, token: int) -> bytes:
+        data = self._pieces.get(token)
+        if data is None:
+            data = self._pieces[token] = self._model.vocab.piece(token, special=True)
+        return data
+
+    def close(self) -> None:
+        self._engine = None
+        self._model.close()
+
+    def _make_engine(self, options: LoadOptions) -> EngineApi | None:
+        model = self._model
+        if options.embedding or model.memory_kind == "none" or not model.has_decoder:
+            return None
+        adapters = tuple((model.load_adapter(adapter.path), adapter.scale) for adapter in self._spec.adapters)
+        return build_engine(model, options, self._outputs, adapters=adapters)
+
+    def _open_context(self, arguments: dict[str, Any]) -> _core.Context:
+        return _core.Context(self._model, _core.ContextParams(**arguments))
+
+    def _describe(self, n_ctx: int) -> ModelInfo:
+        model = self._model
+        status = self._engine.status() if self._engine is not None else None
+        kv_bytes = status.n_cells * status.kv_bytes_per_cell if status is not None else 0
+        return ModelInfo(
+            architecture=model.architecture,
+            description=model.description,
+            n_params=model.n_params,
+            n_ctx=status.n_cells if status is not None else n_ctx,
+            n_ctx_train=model.n_ctx_train,
+            n_ctx_per_request=n_ctx,
+            n_embd=model.n_embd_out,
+            n_vocab=model.vocab.n_tokens,
+            n_parallel=self._n_parallel,
+            memory_kind=model.memory_kind,
+            size_bytes=model.size_bytes + kv_bytes,
+            size_vram_bytes=0,
+            capabilities=self._capabilities(),
+            devices=tuple(device.name for device in _core.devices()),
+            pid=os.getpid(),
+        )
+
+    def _capabilities(self) -> tuple[Capability, ...]:
+        """What the store declared, else what the file shows."""
+        if self._spec.capabilities:
+            return self._spec.capabilities
+        return ("completion",) if self._engine is not None else ("embedding",)
+
+
+class _Outlet:
+    """Where the engine publishes: made before the output thread that listens."""
+
+    def __init__(self) -> None:
+        self.publish: Publish = lambda _outputs: None
+
+    def __call__(self, outputs: list[Any]) -> None:
+        self.publish(outputs)
+
+
+def load_model(spec: ModelSpec, options: LoadOptions, report: ReportProgress | None = None) -> Loaded:
+    """Load a model and make its engine.
+
+    Raises:
+        InvalidRequestError: A load option is out of range.
+        ModelFileError: A file is missing.
+        LoadError: The native side refused the file, or there was not enough memory.
+    """
+    check_options(options)
+    if spec.projector:
+        logger.warning("%s: its vision part is not used: this version runs text only", spec.name)
+    for path in spec.paths:
+        if not os.path.isfile(path):
+            name = os.path.basename(path)
+            raise ModelFileError(f"model file {name} does not exist", path=name, hint="pull the model again")
+    _core.init()
+    _core.set_log_level(_INFO_LEVEL)
+    progress = _core.LoadProgress()
+    with _reporting(progress, report):
+        model = _core.Model(list(spec.paths), _model_params(options), progress)
+    if report is not None:
+        report(1.0, "context")
+    return Loaded(model, spec, options)
+
+
+def check_options(options: LoadOptions) -> None:
+    """Raises InvalidRequestError naming the first option that is out of range."""
+    for name, (low, high) in _RANGES.items():
+        value = getattr(options, name)
+        if value is not None and not (math.isfinite(value) and low <= value <= high):
+            raise InvalidRequestError(f"{name} must be between {low:g} and {high:g}, not {value}", field=name)
+    if options.pooling is not None and options.pooling not in _POOLINGS:
+        known = ", ".join(_POOLINGS)
+        raise InvalidRequestError(f"pooling must be one of {known}, not {options.pooling!r}", field="pooling")
+    if any(not math.isfinite(share) or share < 0 for share in options.tensor_split):
+        raise InvalidRequestError("tensor_split must hold numbers of 0 or more", field="tensor_split")
+
+
+def drain_native_logs() -> list[tuple[int, str]]:
+    """Native log lines since the last call, (level, text)."""
+    return _core.drain_logs()
+
+
+def _model_params(options: LoadOptions) -> _core.ModelParams:
+    return _core.ModelParams(
+        n_gpu_layers=-1 if options.n_gpu_layers is None else options.n_gpu_layers,
+        main_gpu=options.main_gpu or 0,
+        split_mode="layer" if options.main_gpu is None else "none",
+        tensor_split=options.tensor_split,
+        load_mode=_load_mode(options),
+    )
+
+
+def _load_mode(options: LoadOptions) -> Literal["auto", "none", "mmap", "mlock", "mmap_mlock"]:
+    if options.use_mlock:
+        return "mlock" if options.use_mmap is False else "mmap_mlock"
+    if options.use_mmap is None:
+        return "auto"
+    return "mmap" if options.use_mmap else "none"
+
+
+@contextmanager
+def _reporting(progress: _core.LoadProgress, report: ReportProgress | None) -> Iterator[None]:
+    """Calls `report` from a helper thread whenever the loaded fraction has grown."""
+    if report is None:
+        yield
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        last = -1.0
+        while not done.wait(_PROGRESS_INTERVAL_S):
+            value = progress.value
+            if value > last:
+                last = value
+                report(value, "weights")
+
+    report(0.0, "weights")
+    watcher = threading.Thread(target=watch, name="donabe-progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

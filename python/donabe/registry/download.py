@@ -13,7 +13,7 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from donabe.errors import SourceError, SourceUnreachableError, VerificationError
 from donabe.registry import parts as plans
-from donabe.registry.http import status_error, transport_error
+from donabe.registry.http import is_stall, status_error, transport_error
 from donabe.registry.parts import Part
 from donabe.store.digest import Digest
 from donabe.store.files import require_space, store_errors
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 # Opens a GET for bytes [start, end) of the file (end None = to its end), credentials and redirects handled.
 RangeOpener = Callable[[int, "int | None"], AbstractAsyncContextManager["httpx.Response"]]
 
-_READ_BYTES = 1 << 20
-_RECORD_EVERY_BYTES = 16 << 20
+_PROGRESS_BYTES = 1 << 20  # a try that got this far was worth it: the count of tries starts again
+_RECORD_EVERY_S = 0.1
 _MAX_STALLS = 20
 
 
@@ -60,6 +60,10 @@ class RateLimit:
             start = max(now, self._ready_at)
             self._ready_at = start + n_bytes / self._bytes_per_s
             await asyncio.sleep(max(0.0, self._ready_at - now))
+
+
+class _StalledError(Exception):
+    """No byte came for too long."""
 
 
 class _NoRangesError(Exception):
@@ -169,14 +173,14 @@ class Download:
             before = part.completed
             try:
                 await self._stream_part(part)
-            except asyncio.TimeoutError:
+            except _StalledError:
                 n_stalls += 1
                 if n_stalls > _MAX_STALLS:
                     raise SourceUnreachableError(
                         "the download stalled again and again", hint="try again later"
                     ) from None
             except SourceUnreachableError:
-                n_tries = 1 if part.completed - before >= _READ_BYTES else n_tries + 1
+                n_tries = 1 if part.completed - before >= _PROGRESS_BYTES else n_tries + 1
                 if n_tries >= self._patience.n_tries:
                     raise
                 await asyncio.sleep(self._patience.backoff_s * 2 ** (n_tries - 1) * random.uniform(0.5, 1.5))
@@ -194,6 +198,8 @@ class Download:
                 self._check_answer(response, part, start, is_whole_file)
                 await self._write_stream(response, part)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            if is_stall(error):
+                raise _StalledError from error
             raise transport_error(error, self._url) from error
         if not part.is_done:
             raise SourceUnreachableError(
@@ -217,9 +223,8 @@ class Download:
             raise SourceError("the server sent more than the file's size")
 
     async def _write_stream(self, response: httpx.Response, part: Part) -> None:
-        chunks = _timed(response.aiter_raw(_READ_BYTES), self._patience.stall_s)
-        n_unsaved = 0
-        async for chunk in chunks:
+        saved_at = time.monotonic()
+        async for chunk in response.aiter_raw():
             data = chunk[: part.size - part.completed]
             if len(data) < len(chunk) and response.status_code == 200:
                 raise VerificationError(f"the server sent more than the announced {self.size} bytes")
@@ -227,10 +232,9 @@ class Download:
             with store_errors(self._layout.root):
                 _write_at(self._descriptor, data, part.offset + part.completed)
             part.completed += len(data)
-            n_unsaved += len(data)
-            if n_unsaved >= _RECORD_EVERY_BYTES:
+            if time.monotonic() - saved_at >= _RECORD_EVERY_S:
                 plans.save(self._layout, self.digest, part)
-                n_unsaved = 0
+                saved_at = time.monotonic()
             if part.is_done:
                 return
 
@@ -245,16 +249,6 @@ class Download:
                 hint="pull again; if it happens again, the source is damaged or not what it claims to be",
             )
         return path
-
-
-async def _timed(chunks: AsyncIterator[bytes], timeout_s: float) -> AsyncIterator[bytes]:
-    """The chunks, raising TimeoutError when none comes for too long."""
-    iterator = chunks.__aiter__()
-    while True:
-        try:
-            yield await asyncio.wait_for(iterator.__anext__(), timeout_s)
-        except StopAsyncIteration:
-            return
 
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:

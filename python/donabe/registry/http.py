@@ -36,13 +36,17 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def new_client() -> httpx.AsyncClient:
-    """A client for downloads. It follows no redirect by itself, and asks for bytes as they are (no compression)."""
+def new_client(stall_s: float = READ_TIMEOUT_S) -> httpx.AsyncClient:
+    """A client for downloads. It follows no redirect by itself, and asks for bytes as they are (no compression).
+
+    Args:
+        stall_s: How long a connection may stay silent.
+    """
     import httpx
 
     return httpx.AsyncClient(
         verify=tls_context(),
-        timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        timeout=httpx.Timeout(stall_s, connect=CONNECT_TIMEOUT_S),
         limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
         headers={"Accept-Encoding": "identity", "User-Agent": _user_agent()},
         follow_redirects=False,
@@ -59,6 +63,13 @@ def host_of(url: str) -> str:
     """Host and port of a URL, for messages; never its credentials or query."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname or url
+
+
+def is_stall(error: Exception) -> bool:
+    """Whether the other side went silent, as opposed to breaking the connection."""
+    import httpx
+
+    return isinstance(error, httpx.ReadTimeout)
 
 
 def transport_error(error: Exception, url: str) -> DonabeError:

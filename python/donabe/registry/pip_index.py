@@ -98,7 +98,7 @@ async def _run_pip(arguments: list[str], wanted: Sequence[str]) -> bytes:
         **os.environ,
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_INPUT": "1",
-        "PIP_RETRIES": os.environ.get("PIP_RETRIES", "2"),  # pip's own default makes an unreachable index a long wait
+        "PIP_RETRIES": _retries(),
         "PIP_REQUIRE_VIRTUALENV": "0",  # nothing gets installed, so the guard has nothing to guard
         "PYTHONIOENCODING": "utf-8",
     }
@@ -128,6 +128,12 @@ async def _run_pip(arguments: list[str], wanted: Sequence[str]) -> bytes:
     if len(output) > _MAX_REPORT_BYTES:
         raise SourceError("pip's report is too large")
     return output
+
+
+def _retries() -> str:
+    """At least 1: pip tells an unreachable index from a missing package only when it retries. Its default is slow."""
+    wanted = os.environ.get("PIP_RETRIES", "2")
+    return wanted if wanted.isdecimal() and int(wanted) > 0 else "1"
 
 
 def _pip_error(text: str, wanted: Sequence[str]) -> Exception:

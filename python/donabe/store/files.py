@@ -67,20 +67,26 @@ def require_space(folder: Path, n_bytes: int) -> None:
         )
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file's content as a whole (mode 0644), creating folders as needed."""
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace the file's content as a whole (mode 0644), creating folders as needed.
+
+    Args:
+        durable: Also survive a power failure. Without it only a crash of the process is covered, at no cost.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}")
     try:
         with open(temporary, "xb") as file:
             file.write(data)
-            flush_to_disk(file.fileno())
+            if durable:
+                flush_to_disk(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    flush_folder(path.parent)
+    if durable:
+        flush_folder(path.parent)
 
 
 def flush_to_disk(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""Starts `donabe serve` detached from the terminal and waits until it answers. Knows processes, not HTTP."""
+"""Starts `donabe serve` detached from the terminal, waits until it answers, and stops it. Knows processes, not HTTP."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from donabe.setting_values import Folder, Folders
 from donabe.settings import Settings, declared_settings, default_config_path, load_settings
 
 READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 45.0  # the server lets running answers end first
 _POLL_S = 0.05
 _TAIL_LINES = 5
 
@@ -51,12 +52,48 @@ def start_background_server(
         start = output.tell()
         process = _spawn(command, settings, output)
     try:
-        return _wait_until_ready(process, heartbeat, log, start)
+        started = _wait_until_ready(process, heartbeat, log, start)
+        if started is not None:
+            _pid_path(settings).write_text(f"{process.pid}\n", encoding="ascii")
+        return started
     except BaseException:
         if process.poll() is None:
             process.terminate()
             process.wait(timeout=10)
         raise
+
+
+def stop_background_server() -> int:
+    """Stop the server that `start_background_server` started last, and return its process id.
+
+    Raises:
+        ServerUnavailableError: There is none, or it does not end.
+    """
+    import psutil
+
+    path = _pid_path(load_settings())
+    try:
+        process = psutil.Process(int(path.read_text(encoding="ascii")))
+        is_ours = "serve" in process.cmdline()  # the number may belong to another program by now
+    except (OSError, ValueError, psutil.Error):
+        is_ours = False
+    if not is_ours:
+        raise ServerUnavailableError(
+            "no server runs in the background", hint="Ctrl-C ends one started with donabe serve"
+        )
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except psutil.TimeoutExpired:
+        raise ServerUnavailableError(
+            f"the server (pid {process.pid}) did not end within {STOP_TIMEOUT_S:.0f} s"
+        ) from None
+    path.unlink(missing_ok=True)
+    return process.pid
+
+
+def _pid_path(settings: Settings) -> Path:
+    return settings.home / "server.pid"
 
 
 def _spawn(command: tuple[str, ...], settings: Settings, output: BinaryIO) -> subprocess.Popen[bytes]:
@@ -76,7 +113,11 @@ def _spawn(command: tuple[str, ...], settings: Settings, output: BinaryIO) -> su
 
 def _absolute_paths(settings: Settings) -> dict[str, str]:
     """Paths of the environment that are relative to this process's folder."""
-    paths = {"DONABE_CONFIG": str(default_config_path().absolute())} if os.environ.get("DONABE_CONFIG") else {}
+    paths = {}
+    if os.environ.get("DONABE_CONFIG"):
+        paths["DONABE_CONFIG"] = str(default_config_path().absolute())
+    if search_path := os.environ.get("PYTHONPATH"):
+        paths["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in search_path.split(os.pathsep))
     for setting in declared_settings():
         if not settings.is_set(setting.name):
             continue

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from donabe.cli import background
-from donabe.cli.background import start_background_server
+from donabe.cli.background import start_background_server, stop_background_server
 from donabe.errors import ServerUnavailableError
 
 
@@ -49,6 +49,23 @@ def test_returns_the_process_once_it_answers(home: Path) -> None:
     assert os.getsid(process.pid) == process.pid, "a hang-up of the terminal must not reach it"
     started.process.terminate()
     assert started.process.wait(5) != 0
+
+
+def test_stop_ends_the_server_that_was_started(home: Path) -> None:
+    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_DFL); signal.pause()"
+    started = start_background_server(ready_after(2), command=(*program(code), "serve"))
+    assert started is not None
+    assert stop_background_server() == started.process.pid
+    assert not psutil.pid_exists(started.process.pid)
+    started.process.wait(5)
+    with pytest.raises(ServerUnavailableError, match="no server runs"):
+        stop_background_server()
+
+
+def test_stop_leaves_a_process_alone_that_took_over_the_number(home: Path) -> None:
+    (home / "server.pid").write_text(str(os.getpid()))
+    with pytest.raises(ServerUnavailableError, match="no server runs"):
+        stop_background_server()
 
 
 def test_server_that_ends_at_start_reports_its_last_line() -> None:

@@ -1,4 +1,4 @@
-"""`donabe stop`: unload a model now."""
+"""`donabe stop`: unload a model now, or end the server that runs in the background."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ if TYPE_CHECKING:
 
 
 @click.command("stop", cls=Command)
-@click.argument("model")
-def stop(model: str) -> None:
+@click.argument("model", required=False)
+@click.option("--server", is_flag=True, help="End the server that runs in the background")
+def stop(model: str | None, server: bool) -> None:
     """Stop a running MODEL: it leaves memory once its requests are done."""
+    if (model is None) != server:
+        raise click.UsageError("takes a MODEL or --server, not both" if server else "accepts 1 arg(s), received 0")
+    if model is None:
+        from donabe.cli.background import stop_background_server
+
+        click.echo(f"stopped the server (pid {stop_background_server()})")
+        return
     with connected() as client:
         try:
             unload(client, model)

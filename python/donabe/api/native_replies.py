@@ -140,10 +140,11 @@ class GenerateWriter(_NativeWriter):
     """Streamed events of `/api/generate`."""
 
     def delta(self, event: Delta) -> bytes:
-        start = self._start() + b'"response":' + _encode(event.text)
         if event.thinking or event.tool_calls or event.logprobs:
-            return start + self._extras(event) + b"}\n"
-        return start + b',"done":false}\n'
+            return self._start() + b'"response":' + _encode(event.text) + self._extras(event) + b"}\n"
+        if not event.text:  # a token that is not a whole character yet, or a special one
+            return b""
+        return self._start() + b'"response":' + _encode(event.text) + b',"done":false}\n'
 
     def _extras(self, event: Delta) -> bytes:
         values: JsonObject = {}
@@ -164,8 +165,11 @@ class ChatWriter(_NativeWriter):
     """Streamed events of `/api/chat`."""
 
     def delta(self, event: Delta) -> bytes:
+        has_extras = event.thinking or event.tool_calls or event.logprobs
+        if not event.text and not has_extras:
+            return b""
         start = self._start() + b'"message":{"role":"assistant","content":' + _encode(event.text)
-        if not (event.thinking or event.tool_calls or event.logprobs):
+        if not has_extras:
             return start + b'},"done":false}\n'
         message: JsonObject = {}
         if event.thinking:

@@ -178,7 +178,8 @@ class AnswerResponse(WorkResponse):
             return
         headers = [(b"content-type", writer.media_type.encode()), *self.raw_headers]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if chunk:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
         is_ended = type(first) is Finished and first.last
         try:
             async for event in events:

@@ -1,0 +1,227 @@
+"""The engine over the real module and tiny random models: greedy text must not depend on cache or neighbours."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from donabe import _core
+from donabe.engine.engine import Engine
+from donabe.engine.kinds import memory_kind
+from donabe.engine.options import EngineOptions
+from donabe.engine.request import EngineRequest, SequenceOutput
+from donabe.types import FinishReason
+
+KINDS = {
+    "dense": "llama",
+    "iswa": "gemma3",
+    "recurrent": "mamba2",
+    "hybrid": "granitehybrid",
+    "hybrid_iswa": "lfm2",
+    "opaque": "deepseek32",
+}
+SHARING = [kind for kind in KINDS if kind != "opaque"]
+
+
+class Bench:
+    """A real engine on one thread; flash attention is off, so that batch shapes change logits by rounding only."""
+
+    def __init__(self, path: str, *, n_ctx: int = 2048, n_seq_max: int = 12, n_batch: int = 128, **options) -> None:
+        self.model = _core.Model(path)
+        params = _core.ContextParams(
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_ubatch=n_batch,
+            n_seq_max=n_seq_max,
+            n_outputs_max=64,
+            n_threads=1,
+            n_threads_batch=1,
+            flash_attention="off",
+        )
+        self.context = _core.Context(self.model, params)
+        self.tokens: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self.finals: dict[str, SequenceOutput] = {}
+        samplers = _core.SamplerSet(self.model, 1)
+        options.setdefault("n_parallel", 4)
+        self.engine = Engine(self.model, self.context, samplers, EngineOptions(**options), self._publish)
+
+    def _publish(self, outputs: list[SequenceOutput]) -> None:
+        for output in outputs:
+            self.tokens[output.request_id][output.index] += output.tokens
+            if output.last:
+                assert output.request_id not in self.finals
+                self.finals[output.request_id] = output
+
+    def submit(self, request_id: str, tokens, **fields) -> None:
+        fields = {"max_tokens": 8, "ignore_eos": True, "sampler_params": {"temperature": 0.0}} | fields
+        self.engine.submit(EngineRequest(request_id=request_id, tokens=np.asarray(tokens, np.int32), **fields))
+
+    def run(self) -> None:
+        for _ in range(2000):
+            if not self.engine.has_work():
+                return
+            self.engine.step()
+            self.engine.check()
+        raise AssertionError("the engine does not come to an end")
+
+    def answer(self, tokens, **fields) -> list[int]:
+        request_id = f"answer-{len(self.finals)}"
+        self.submit(request_id, tokens, **fields)
+        self.run()
+        return self.tokens[request_id][0]
+
+    @property
+    def n_evaluated(self) -> int:
+        return self.engine.status().n_prompt_tokens
+
+
+def prompt(n: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(3, 128, n).tolist()
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def path(kind: str, tiny_model: Callable[[str], str]) -> str:
+    return tiny_model(KINDS[kind])
+
+
+@pytest.fixture
+def plain(path: str) -> Callable[..., list[int]]:
+    """Answers of a fresh engine without cache, one at a time."""
+    bench = Bench(path, prefix_cache=False)
+    return bench.answer
+
+
+def test_model_has_the_memory_kind_the_table_expects(kind, path):
+    model = _core.Model(path)
+    assert model.memory_kind == kind
+    assert memory_kind(kind, model.n_swa).name == kind
+
+
+def test_chunked_prefill_gives_the_same_text(path, plain):
+    expected = plain(prompt(150))
+    for n_batch in (16, 37, 128):
+        assert Bench(path, n_batch=n_batch).answer(prompt(150)) == expected
+
+
+def test_cached_text_equals_uncached(kind, path, plain):
+    bench = Bench(path)
+    first = prompt(150)
+    answer = bench.answer(first, boundaries=(100,))
+    assert answer == plain(first)
+    assert bench.answer(first) == answer
+    n_before = bench.n_evaluated
+    turn = [*first, *answer, *prompt(20, 1)]
+    assert bench.answer(turn) == plain(turn)
+    sibling = [*first[:100], *prompt(30, 2)]
+    assert bench.answer(sibling) == plain(sibling)
+    if kind in SHARING:
+        assert bench.n_evaluated - n_before <= 21 + 30
+
+
+def test_requests_arriving_together_share_a_prefill_and_keep_their_texts(kind, path, plain):
+    bench = Bench(path)
+    shared = prompt(200)
+    prompts = [[*shared, *prompt(10 + i, i + 1)] for i in range(6)]
+    for i, tokens in enumerate(prompts):
+        bench.submit(str(i), tokens, max_tokens=10)
+    bench.run()
+    for i, tokens in enumerate(prompts):
+        assert bench.tokens[str(i)][0] == plain(tokens, max_tokens=10), i
+    if kind in SHARING:
+        assert bench.n_evaluated <= 200 + sum(len(p) - 200 for p in prompts)
+
+
+def test_several_completions_fork_from_one_prefill(kind, path, plain):
+    bench = Bench(path)
+    bench.submit("a", prompt(120), n=3, max_tokens=6)
+    bench.run()
+    expected = plain(prompt(120), max_tokens=6)
+    assert [bench.tokens["a"][i] for i in range(3)] == [expected] * 3
+    if kind in SHARING:
+        assert bench.n_evaluated <= 120
+
+
+@pytest.mark.parametrize("ram", [0, 1 << 26])
+def test_preempted_text_equals_plain(kind, path, plain, ram):
+    if kind == "recurrent":
+        bench = Bench(path, n_parallel=1, cache_ram_bytes=ram)
+        bench.submit("0", prompt(60, 0), max_tokens=40)
+        for _ in range(5):
+            bench.engine.step()
+        bench.submit("1", prompt(60, 1), max_tokens=40, priority=1)
+    else:
+        bench = Bench(path, n_ctx=256, n_parallel=2, cache_ram_bytes=ram, headroom_tokens=4)
+        for i in range(2):
+            bench.submit(str(i), prompt(90, i), max_tokens=60)
+    bench.run()
+    assert bench.engine.status().n_preemptions >= 1
+    for i in range(2):
+        n = 40 if kind == "recurrent" else 60
+        n_prompt = 60 if kind == "recurrent" else 90
+        assert bench.tokens[str(i)][0] == plain(prompt(n_prompt, i), max_tokens=n)
+
+
+def test_prefix_evicted_to_ram_comes_back_exact(path, plain):
+    bench = Bench(path, n_ctx=512, n_parallel=2, n_seq_max=3)
+    first = prompt(200)
+    answer = bench.answer(first)
+    for i in range(4):
+        bench.answer(prompt(250, 1 + i))
+    turn = [*first, *answer, *prompt(20, 9)]
+    assert bench.answer(turn) == plain(turn)
+
+
+def test_cancel_frees_the_cells(path):
+    bench = Bench(path, prefix_cache=False)
+    bench.submit("a", prompt(300))
+    bench.submit("b", prompt(20, 1), max_tokens=100)
+    for _ in range(3):
+        bench.engine.step()
+    bench.engine.cancel("a")
+    bench.engine.cancel("b")
+    bench.run()
+    assert [bench.finals[r].finish_reason for r in "ab"] == [FinishReason.ABORT] * 2
+    assert bench.engine.status().n_cells_used == 0
+
+
+def test_context_shift_goes_on(path):
+    bench = Bench(path, n_ctx_per_request=128)
+    bench.submit("a", prompt(100), max_tokens=120, context_shift=True, n_keep=8)
+    bench.run()
+    assert len(bench.tokens["a"][0]) == 120
+
+
+@pytest.mark.parametrize("kind", ["dense", "iswa"])
+def test_speculation_keeps_the_text(path, plain):
+    bench = Bench(path, n_draft_max=4)
+    loop = prompt(12) * 8
+    assert bench.answer(loop, max_tokens=120) == plain(loop, max_tokens=120)
+
+
+@pytest.mark.parametrize("kind", ["dense"])
+def test_compaction_keeps_cached_prefixes_exact(path, plain):
+    bench = Bench(path, n_ctx=4096, cache_ram_bytes=0)
+    shared = prompt(500)
+    for i in range(3):
+        bench.submit(str(i), [*shared, *prompt(600, i + 1)], max_tokens=2)
+    bench.run()
+    cache = bench.engine._cache
+    newest = max(cache.tree.branches, key=lambda branch: branch.seq_id)
+    for branch in list(cache.tree.branches - {newest}):
+        cache.drop(branch)
+    for _ in range(4):
+        bench.engine.idle()
+        bench.engine.check()
+    assert cache.tree.n_cells_peak == cache.tree.n_cells
+    tokens = [*shared, *prompt(20, 50)]
+    n_before = bench.n_evaluated
+    assert bench.answer(tokens) == plain(tokens)
+    assert bench.n_evaluated - n_before == 20

@@ -10,6 +10,11 @@ namespace donabe {
 
 namespace {
 
+int32_t model_n_ctx_train(const Model & model) {
+    const int32_t n_ctx_train = llama_model_n_ctx_train(model.raw());
+    return n_ctx_train > 0 ? n_ctx_train : 1 << 16; // a file with a vocabulary only does not say
+}
+
 uint32_t resolve_seed(uint32_t seed) {
     if (seed != random_seed) {
         return seed;
@@ -87,7 +92,7 @@ void Sampler::Window::clear() {
 
 Sampler::Sampler(std::shared_ptr<Model> model, SamplerParams params, int32_t n_ctx_train)
     : model_(std::move(model)), vocab_(model_), params_(std::move(params)), n_vocab_(model_->n_vocab()),
-      n_ctx_train_(n_ctx_train > 0 ? n_ctx_train : std::max(1, llama_model_n_ctx_train(model_->raw()))),
+      n_ctx_train_(n_ctx_train > 0 ? n_ctx_train : model_n_ctx_train(*model_)),
       seed_(resolve_seed(params_.seed)), window_(0) {
     params_.validate();
     require_range("n_ctx_train", static_cast<int64_t>(n_ctx_train), int64_t(0), int64_t(INT32_MAX));

@@ -1,0 +1,75 @@
+"""What the sampler must do, in plain numpy and Python: full sorts, double precision, one step after another."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Row = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The token, and whether float32 rounding may move a cut or the draw to a neighbour."""
+
+    token: int
+    is_close_call: bool
+
+
+def adjust(row: Row, history: Sequence[int], *, repeat: float, presence: float, frequency: float, last_n: int) -> Row:
+    """Penalties as llama.cpp defines them."""
+    adjusted = row.copy()
+    for token, count in Counter(history[-last_n:]).items():
+        logit = np.float32(adjusted[token])
+        logit = logit * np.float32(repeat) if logit <= 0 else logit / np.float32(repeat)
+        adjusted[token] = logit - np.float32(count * frequency) - np.float32(presence)
+    return adjusted
+
+
+def sample(
+    row: Row, uniform: float, *, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> Expected:
+    """Full sort, then top_k, top_p, min_p, temperature; `uniform` is the draw."""
+    logits = row.astype(np.float64)
+    has_cut = top_k > 0 or top_p < 1 or min_p > 0
+    order = np.lexsort((np.arange(len(row)), -logits)) if has_cut else np.arange(len(row))
+    order = order[np.isfinite(logits[order])]
+    is_close = False
+    if top_k > 0:
+        order = order[:top_k]
+    if top_p < 1:
+        mass = np.cumsum(softmax(logits[order]))
+        is_close |= bool(np.any(np.abs(mass - top_p) < 1e-6))
+        order = order[: int(np.searchsorted(mass, top_p)) + 1]
+    if min_p > 0:
+        bar = logits[order[0]] + math.log(min_p)
+        is_close |= bool(np.any(np.abs(logits[order] - bar) < 1e-5))
+        order = order[logits[order] >= bar]
+    mass = np.cumsum(softmax(logits[order] / temperature))
+    is_close |= bool(np.any(np.abs(mass - uniform) < 1e-6))
+    return Expected(int(order[min(int(np.searchsorted(mass, uniform, side="right")), len(order) - 1)]), is_close)
+
+
+def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+def uniforms(seed: int, n: int) -> npt.NDArray[np.float64]:
+    """The sampler's draws: 53 bits of a Mersenne Twister, which is numpy's legacy generator."""
+    return np.random.RandomState(seed).random_sample(n)
+
+
+def cut_at_stop(text: bytes, stops: Sequence[bytes]) -> tuple[bytes, int]:
+    """Text before the stop string completed first (the longest of those completed by one byte), and its index."""
+    for end in range(1, len(text) + 1):
+        matches = [stop for stop in stops if text[:end].endswith(stop)]
+        if matches:
+            longest = max(matches, key=len)
+            return text[: end - len(longest)], stops.index(longest)
+    return text, -1

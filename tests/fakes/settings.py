@@ -25,3 +25,9 @@ class FakeSettings:
     kv_cache_type: str | None = None
     max_step_latency_s: float | None = None
     logging_level: int = logging.WARNING
+    home: Path = Path("/nonexistent")
+    api_keys: tuple[str, ...] = ()
+    require_api_key: bool | None = None
+    insecure_no_auth: bool = False
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0

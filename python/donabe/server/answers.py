@@ -82,10 +82,15 @@ class WorkResponse(Response):
         self.background = None
         self.body = b""
         self.raw_headers = headers or []
+        self.on_end: Callable[[], None] | None = None
         self._style = style
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_while_connected(self._serve(send), receive)
+        try:
+            await run_while_connected(self._serve(send), receive)
+        finally:
+            if self.on_end is not None:
+                self.on_end()
 
     async def _serve(self, send: Send) -> None:
         raise NotImplementedError

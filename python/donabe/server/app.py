@@ -13,9 +13,13 @@ from starlette.responses import Response
 
 from donabe.pool.contracts import StartRunner
 from donabe.pool.pool import ModelPool, PoolLimits
+from donabe.server.admission import Admission
 from donabe.server.contracts import ServerSettings
 from donabe.server.guards import Guard, HostRules, OriginRules
+from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
+from donabe.server.limits import Limits
 from donabe.server.native_routes import NativeRoutes
+from donabe.server.requestlog import RequestLog
 from donabe.server.routing import RouteTable, error_response, unrouted
 from donabe.server.version import own_version
 from donabe.service.contracts import ModelStore, PullModel, ReadMetadata
@@ -77,37 +81,42 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
         exception_handlers={Exception: _on_error, HTTPException: unrouted},
     )
     native = NativeRoutes(inference, models, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
-    table = RouteTable(app)
+    admission = Admission(
+        KeyRing(settings.api_keys, KeyFile(settings.home / KEY_FILE), required=settings.require_api_key),
+        defaults=Limits(requests_per_minute=settings.requests_per_minute, tokens_per_minute=settings.tokens_per_minute),
+    )
+    table = RouteTable(app, admission)
     add_native_routes(table, native)
     origins = OriginRules.parse(settings.origins)
     app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
+    app.add_middleware(RequestLog)
     app.state.pool = pool
     return app
 
 
 def add_native_routes(table: RouteTable, native: NativeRoutes) -> None:
     """Every route of the native API."""
-    table.add("/", native.banner, "GET", "HEAD")
-    table.add("/api/version", native.version, "GET", "HEAD")
-    table.add("/api/status", native.status, "GET")
-    table.add("/api/tags", native.tags, "GET", "HEAD")
-    table.add("/api/ps", native.ps, "GET")
-    table.add("/api/show", native.show, "POST")
-    table.add("/api/generate", native.generate, "POST")
-    table.add("/api/chat", native.chat, "POST")
-    table.add("/api/embed", native.embed, "POST")
-    table.add("/api/embeddings", native.embeddings, "POST")
-    table.add("/api/tokenize", native.tokenize, "POST")
-    table.add("/api/detokenize", native.detokenize, "POST")
-    table.add("/api/rerank", native.rerank, "POST")
-    table.add("/api/pull", native.pull, "POST")
-    table.add("/api/copy", native.copy, "POST")
-    table.add("/api/delete", native.delete, "DELETE")
-    table.add("/api/me", native.account, "POST")
-    table.add("/api/signout", native.sign_out, "POST")
-    table.add("/api/user/keys/{key}", native.sign_out, "DELETE")
-    table.add("/api/experimental/web_search", native.web_search, "POST")
-    table.add("/api/experimental/web_fetch", native.web_fetch, "POST")
+    table.add("/", native.banner, "GET", "HEAD", scope=None)
+    table.add("/api/version", native.version, "GET", "HEAD", scope=None)
+    table.add("/api/status", native.status, "GET", scope=None)
+    table.add("/api/tags", native.tags, "GET", "HEAD", scope="inference")
+    table.add("/api/ps", native.ps, "GET", scope="inference")
+    table.add("/api/show", native.show, "POST", scope="inference")
+    table.add("/api/generate", native.generate, "POST", scope="inference")
+    table.add("/api/chat", native.chat, "POST", scope="inference")
+    table.add("/api/embed", native.embed, "POST", scope="inference")
+    table.add("/api/embeddings", native.embeddings, "POST", scope="inference")
+    table.add("/api/tokenize", native.tokenize, "POST", scope="inference")
+    table.add("/api/detokenize", native.detokenize, "POST", scope="inference")
+    table.add("/api/rerank", native.rerank, "POST", scope="inference")
+    table.add("/api/pull", native.pull, "POST", scope="manage")
+    table.add("/api/copy", native.copy, "POST", scope="manage")
+    table.add("/api/delete", native.delete, "DELETE", scope="manage")
+    table.add("/api/me", native.account, "POST", scope="inference")
+    table.add("/api/signout", native.sign_out, "POST", scope="inference")
+    table.add("/api/user/keys/{key}", native.sign_out, "DELETE", scope="inference")
+    table.add("/api/experimental/web_search", native.web_search, "POST", scope="inference")
+    table.add("/api/experimental/web_fetch", native.web_fetch, "POST", scope="inference")
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -68,3 +68,23 @@ class ServerSettings(Protocol):
     def logging_level(self) -> int:
         """Of the standard `logging` module."""
         ...
+
+    @property
+    def home(self) -> Path:
+        """Folder of donabe's own files; the stored API keys are there."""
+        ...
+
+    @property
+    def api_keys(self) -> tuple[str, ...]: ...
+
+    @property
+    def require_api_key(self) -> bool | None: ...
+
+    @property
+    def insecure_no_auth(self) -> bool: ...
+
+    @property
+    def requests_per_minute(self) -> int: ...
+
+    @property
+    def tokens_per_minute(self) -> int: ...

@@ -6,7 +6,10 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from donabe.errors import SettingsError
 from donabe.server.contracts import ServerSettings
+from donabe.server.guards import is_loopback
+from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
 from donabe.server.listening import open_socket
 
 if TYPE_CHECKING:
@@ -26,9 +29,10 @@ def serve(settings: ServerSettings) -> None:
     """Serve until SIGINT or SIGTERM, then drain and stop.
 
     Raises:
-        SettingsError: The address can't be listened on (taken port: the message says by whom).
+        SettingsError: The address can't be listened on (a taken port is reported with its holder), or lets everybody in.
     """
     configure_logging(settings.logging_level)
+    refuse_open_door(settings)
     listener = open_socket(settings.host, settings.port)
     try:
         from donabe.server.app import create_app  # heavy; a taken port is reported without it
@@ -41,6 +45,23 @@ def serve(settings: ServerSettings) -> None:
         pass
     finally:
         listener.close()
+
+
+def refuse_open_door(settings: ServerSettings) -> None:
+    """Other machines may call only with keys, unless the user says he wants it so.
+
+    Raises:
+        SettingsError: The address is reachable from elsewhere and no key is asked for.
+    """
+    keys = KeyRing(settings.api_keys, KeyFile(settings.home / KEY_FILE), required=settings.require_api_key)
+    if is_loopback(settings.host) or settings.insecure_no_auth or keys.is_required:
+        return
+    raise SettingsError(
+        f"refusing to listen on {settings.host or 'all interfaces'} without API keys: everybody who can reach it"
+        " could use and change your models",
+        setting="host",
+        hint="set api_keys (DONABE_API_KEYS), or pass --insecure-no-auth if the network is trusted",
+    )
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:

@@ -6,6 +6,7 @@ Model names that are not found are reported in each route's own words, because c
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -16,10 +17,11 @@ from donabe.api import native, native_models, native_replies
 from donabe.api.dialect import JSON, NDJSON, PLAIN_JSON
 from donabe.api.native_replies import NATIVE_ERRORS
 from donabe.errors import ContextLengthError, InvalidNameError, InvalidRequestError, ModelNotFoundError
+from donabe.server.admission import caller_of
 from donabe.server.answers import AnswerResponse, LinesResponse, ValueResponse, read_body
 from donabe.server.errors import warning_headers
 from donabe.server.version import own_version
-from donabe.service.calls import ChatCall, GenerateCall
+from donabe.service.calls import ChatCall, GenerateCall, ModelCall
 from donabe.service.inference import Inference, Reply
 from donabe.service.models import Models, overlay
 from donabe.service.parameters import check_options
@@ -29,6 +31,7 @@ from donabe.store.names import ModelName, split_where
 API_VERSION = "0.33.0"
 
 T = TypeVar("T")
+AnyCall = TypeVar("AnyCall", bound=ModelCall)
 
 
 class NativeRoutes:
@@ -63,14 +66,14 @@ class NativeRoutes:
         name = decoded.call.model
         if not name.strip():
             raise ModelNotFoundError(f"model '{name}' not found", name=name)
-        return self._answer(decoded, is_chat=False)
+        return self._answer(request, decoded, is_chat=False)
 
     async def chat(self, request: Request) -> Response:
-        return self._answer(native.decode_chat(await self._body(request)), is_chat=True)
+        return self._answer(request, native.decode_chat(await self._body(request)), is_chat=True)
 
-    def _answer(self, decoded: native.NativeInference, *, is_chat: bool) -> Response:
+    def _answer(self, request: Request, decoded: native.NativeInference, *, is_chat: bool) -> Response:
         self._check_strict(decoded.warnings)
-        call, headers = decoded.call, warning_headers(decoded.warnings)
+        call, headers = self._for_caller(request, decoded.call), warning_headers(decoded.warnings)
         name = call.model
 
         async def load() -> bytes:
@@ -105,10 +108,11 @@ class NativeRoutes:
         name = decoded.call.model
         if not name.strip():
             raise ModelNotFoundError(f"model '{name}' not found", name=name)
+        call = self._for_caller(request, decoded.call)
 
         async def compute() -> bytes:
             try:
-                reply = await _naming(self._inference.embed(decoded.call), _NOT_PULLED, name)
+                reply = await _naming(self._inference.embed(call), _NOT_PULLED, name)
             except ContextLengthError as error:
                 raise InvalidRequestError(
                     "the input length exceeds the context length",
@@ -121,9 +125,10 @@ class NativeRoutes:
 
     async def embeddings(self, request: Request) -> Response:
         decoded = native.decode_embeddings(await self._body(request))
+        call = self._for_caller(request, decoded.call)
 
         async def compute() -> bytes:
-            reply = await _naming(self._inference.embed(decoded.call), _NOT_PULLED, decoded.call.model)
+            reply = await _naming(self._inference.embed(call), _NOT_PULLED, decoded.call.model)
             return native_replies.embeddings_body(reply.result)
 
         return self._value(compute, decoded.warnings)
@@ -158,9 +163,10 @@ class NativeRoutes:
 
     async def rerank(self, request: Request) -> Response:
         decoded = native.decode_rerank(await self._body(request))
+        call = self._for_caller(request, decoded.call)
 
         async def compute() -> bytes:
-            result = await _naming(self._inference.rerank(decoded.call), "model '{}' not found", decoded.call.model)
+            result = await _naming(self._inference.rerank(call), "model '{}' not found", decoded.call.model)
             return native_replies.rerank_body(decoded, result)
 
         return self._value(compute, decoded.warnings)
@@ -265,6 +271,9 @@ class NativeRoutes:
 
     async def _body(self, request: Request) -> bytes:
         return await read_body(request, self._max_body_bytes)
+
+    def _for_caller(self, request: Request, call: AnyCall) -> AnyCall:
+        return replace(call, scheduling=caller_of(request).scheduling)
 
     def _value(self, compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...]) -> Response:
         self._check_strict(warnings)

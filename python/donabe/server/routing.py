@@ -9,11 +9,15 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import Match, Route
 
 from donabe.api.dialect import ErrorStyle
 from donabe.api.native_replies import NATIVE_ERRORS
+from donabe.errors import DonabeError
+from donabe.server.admission import Admission
+from donabe.server.answers import WorkResponse
 from donabe.server.errors import CLIENT_CLOSED_REQUEST, as_donabe_error, error_headers, status_of
+from donabe.server.keys import Scope
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -30,25 +34,45 @@ def style_for(path: str) -> ErrorStyle:
 class RouteTable:
     """Adds handlers that take a request and give a response; their errors come in the style of their path."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, admission: Admission) -> None:
         self._app = app
+        self._admission = admission
 
-    def add(self, path: str, handler: Handler, *methods: str) -> None:
-        self._app.router.add_route(path, _guarded(handler), methods=list(methods), name=f"{methods[0]} {path}")
-        if "HEAD" not in methods:  # the router adds it to every GET route by itself
-            self._app.router.routes[-1].methods.discard("HEAD")  # type: ignore[attr-defined]
+    def add(self, path: str, handler: Handler, *methods: str, scope: Scope | None) -> None:
+        """Add a route.
 
+        Args:
+            scope: What a caller's key must allow; None is open to everybody.
+        """
+        route = Route(path, self._admitting(handler, scope), methods=list(methods), name=f"{methods[0]} {path}")
+        if "HEAD" not in methods and route.methods is not None:
+            route.methods.discard("HEAD")  # added to every GET route otherwise
+        self._app.router.routes.append(route)
 
-def _guarded(handler: Handler) -> Handler:
-    async def run(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except ClientDisconnect:  # gone before its request was whole
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        except Exception as error:
-            return error_response(request, error)
+    def _admitting(self, handler: Handler, scope: Scope | None) -> Handler:
+        admission = self._admission
 
-    return run
+        async def run(request: Request) -> Response:
+            try:
+                caller = admission.admit(request, scope)
+            except DonabeError as error:
+                return error_response(request, error)
+            request.state.caller = caller
+            response = None
+            try:
+                response = await handler(request)
+            except ClientDisconnect:  # gone before its request was whole
+                response = Response(status_code=CLIENT_CLOSED_REQUEST)
+            except Exception as error:
+                response = error_response(request, error)
+            finally:
+                if isinstance(response, WorkResponse):
+                    response.on_end = lambda: admission.leave(caller, scope)
+                else:
+                    admission.leave(caller, scope)
+            return response
+
+        return run
 
 
 def error_response(request: Request, error: Exception) -> Response:

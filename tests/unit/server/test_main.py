@@ -7,11 +7,11 @@ import socket
 
 import httpx
 import pytest
+from tests.fakes.live import running
+from tests.fakes.server import make_server
 
 from donabe.errors import SettingsError
 from donabe.server.listening import open_socket
-from tests.fakes.live import running
-from tests.fakes.server import make_server
 
 
 def test_taken_port_names_its_holder():

@@ -1,0 +1,104 @@
+"""Who is calling and whether he may: key, scope, rate. Decided once per request, before its body is read.
+
+Without keys everybody who reaches the server may do everything (the server then listens on this machine only, unless
+told otherwise). A caller's key is also his fairness group and the salt of his share of the prefix cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from donabe.server.errors import ForbiddenError, UnauthorizedError
+from donabe.server.keys import ApiKey, KeyRing, Scope
+from donabe.server.limits import CallerLimits, Limits
+from donabe.types import Scheduling
+
+
+@dataclass(frozen=True)
+class Caller:
+    """An admitted caller.
+
+    Attributes:
+        id: Key id, or the address of a caller without one.
+        scheduling: What the engine is told of him.
+    """
+
+    id: str
+    scheduling: Scheduling
+
+
+class Admission:
+    """Checks callers against keys and limits.
+
+    Args:
+        defaults: Limits of callers whose key has none of its own.
+    """
+
+    def __init__(self, keys: KeyRing, *, defaults: Limits | None = None, limits: CallerLimits | None = None) -> None:
+        self._keys = keys
+        self._defaults = defaults or Limits()
+        self._limits = limits or CallerLimits()
+
+    def admit(self, request: Request, scope: Scope | None) -> Caller:
+        """Let the request in, counting it; call `leave` when it has ended.
+
+        Args:
+            scope: What the route needs; None is open to everybody.
+
+        Raises:
+            UnauthorizedError, ForbiddenError, TooManyRequestsError: As they say.
+        """
+        key = self._key_of(request, scope)
+        address = request.client.host if request.client is not None else "local"
+        caller_id = key.id if key is not None else address
+        if scope is not None:
+            self._limits.begin(caller_id, self._limits_of(key))
+        request_id = request.scope.get("donabe.request_id", "")
+        group = key.id if key is not None else ""
+        return Caller(caller_id, Scheduling(caller=group, cache_salt=group, request_id=request_id))
+
+    def leave(self, caller: Caller, scope: Scope | None) -> None:
+        if scope is not None:
+            self._limits.end(caller.id)
+
+    def charge(self, caller_id: str, n_tokens: int) -> None:
+        """Count output tokens against the caller's limit."""
+        self._limits.charge(caller_id, n_tokens)
+
+    def _key_of(self, request: Request, scope: Scope | None) -> ApiKey | None:
+        if scope is None or not self._keys.is_required:
+            return None
+        text = _presented_key(request)
+        if not text:
+            raise UnauthorizedError("an API key is required", hint="send it as Authorization: Bearer KEY")
+        key = self._keys.find(text)
+        if key is None:
+            raise UnauthorizedError("the API key is not valid", hint="it may have been revoked; ask for a new one")
+        if not key.allows(scope):
+            raise ForbiddenError(f"the API key's scope is {key.scope}, this needs {scope}")
+        return key
+
+    def _limits_of(self, key: ApiKey | None) -> Limits:
+        if key is None:
+            return self._defaults
+        return Limits(
+            requests_per_minute=key.requests_per_minute or self._defaults.requests_per_minute,
+            tokens_per_minute=key.tokens_per_minute or self._defaults.tokens_per_minute,
+            max_concurrent=key.max_concurrent or self._defaults.max_concurrent,
+        )
+
+
+def _presented_key(request: Request) -> str:
+    """The key in any of the headers clients use."""
+    kind, _, text = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer" and text.strip():
+        return text.strip()
+    return request.headers.get("x-api-key", "").strip()
+
+
+def caller_of(request: Request) -> Caller:
+    """The caller the request was admitted as."""
+    caller: Caller = request.state.caller
+    return caller

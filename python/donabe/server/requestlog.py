@@ -1,0 +1,65 @@
+"""Outermost middleware: gives every request an id, and logs one line when it is done.
+
+The caller's `X-Request-Id` is kept when it is short and plain. What a caller chose is made safe for a line of log.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger("donabe.requests")
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_UNSAFE = re.compile(r"[^\x21-\x7e]")
+
+
+class RequestLog:
+    """The middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        request_id = _request_id(scope)
+        scope["donabe.request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            if logger.isEnabledFor(logging.INFO):
+                client = scope.get("client")
+                logger.info(
+                    "%s %s %d %.3fs client=%s id=%s",
+                    scope["method"],
+                    _UNSAFE.sub("?", scope["path"][:200]),
+                    status or 499,
+                    time.monotonic() - started,
+                    client[0] if client else "-",
+                    request_id,
+                )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text: str = value.decode("latin-1")
+            if _SAFE_ID.fullmatch(text):
+                return text
+    return "req_" + secrets.token_hex(12)

@@ -142,6 +142,30 @@ class BlobStore:
             writer.write(data)
             return writer.commit()
 
+    def adopt(self, path: Path) -> tuple[Digest, bool]:
+        """Make a finished file on the store's own disk a blob, without copying it. The file is gone from `path` then.
+
+        Returns:
+            Its digest, and whether it is new to the store.
+        """
+        state = hashlib.sha256()
+        with store_errors(self.layout.root):
+            with open(path, "rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    state.update(chunk)
+                flush_to_disk(file.fileno())
+            digest = Digest.of_hash(state)
+            target = self.layout.blob(digest)
+            is_new = not target.exists()
+            if is_new:
+                os.chmod(path, 0o644)
+                os.replace(path, target)
+                flush_folder(target.parent)
+            else:
+                path.unlink()
+            os.utime(target)
+        return digest, is_new
+
     def read_small(self, digest: Digest, limit: int = 4 << 20) -> bytes:
         """The content of a blob that is meant to be small (config, template, parameters)."""
         path = self.path(digest)

@@ -31,3 +31,4 @@ class FakeSettings:
     insecure_no_auth: bool = False
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
+    offline: bool = False

@@ -88,3 +88,8 @@ class ServerSettings(Protocol):
 
     @property
     def tokens_per_minute(self) -> int: ...
+
+    @property
+    def offline(self) -> bool:
+        """Never reach out to model sources."""
+        ...

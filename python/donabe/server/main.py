@@ -29,7 +29,7 @@ def serve(settings: ServerSettings) -> None:
     """Serve until SIGINT or SIGTERM, then drain and stop.
 
     Raises:
-        SettingsError: The address can't be listened on (a taken port is reported with its holder), or lets everybody in.
+        SettingsError: The address can't be listened on (a taken port is named with its holder), or lets everybody in.
     """
     configure_logging(settings.logging_level)
     refuse_open_door(settings)

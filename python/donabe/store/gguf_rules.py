@@ -52,9 +52,9 @@ _SIZES: dict[str, tuple[int, int]] = {
     "ssm.group_count": (0, 2**16),
     "wkv.head_size": (0, 2**16),
     "vocab_size": (1, 2**24),
-    "pooling_type": (0, 4),
+    "pooling_type": (-1, 2**32 - 1),  # narrowed below
 }
-_NEVER_ZERO_TOGETHER = ("attention.key_length", "attention.value_length", "wkv.head_size", "rope.dimension_count")
+_NOT_ZERO_WITH_HEADS = ("attention.key_length", "attention.value_length")
 
 
 def check(reader: GgufReader) -> None:
@@ -159,10 +159,19 @@ def check_sizes(reader: GgufReader) -> None:
         for value in reader.get(key) if entry.is_array else [reader.get(key)]:
             if not low <= value <= high:
                 raise reader.error(f"{key} is {value}; it must be from {low} to {high}")
-            if value == 0 and suffix in _NEVER_ZERO_TOGETHER and reader.integer(f"{arch}.attention.head_count") > 0:
+            if value == 0 and suffix in _NOT_ZERO_WITH_HEADS and reader.integer(f"{arch}.attention.head_count") > 0:
                 raise reader.error(f"{key} is 0 in a model with attention heads")
+            if value == 0 and suffix == "wkv.head_size" and "rwkv" in arch:
+                raise reader.error(f"{key} is 0 in an RWKV model")
+    if not 0 <= reader.integer(f"{arch}.pooling_type") <= 4 and not is_pooling_unspecified(reader):
+        raise reader.error(f"{arch}.pooling_type is {reader.integer(f'{arch}.pooling_type')}; it must be from 0 to 4")
     _check_heads(reader, arch)
     _check_numbers(reader, arch)
+
+
+def is_pooling_unspecified(reader: GgufReader) -> bool:
+    """Whether the model leaves pooling open: no key, or the native library's own mark for that."""
+    return reader.integer(f"{reader.architecture}.pooling_type", -1) in _NO_TOKEN
 
 
 def _check_heads(reader: GgufReader, arch: str) -> None:

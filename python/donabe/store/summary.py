@@ -140,7 +140,7 @@ def _kind(reader: GgufReader, arch: str) -> str:
 
 def _capabilities(reader: GgufReader, arch: str, template: str) -> tuple[Capability, ...]:
     found: list[Capability] = list(template_capabilities(template))
-    if f"{arch}.pooling_type" in reader.entries:
+    if not gguf_rules.is_pooling_unspecified(reader):
         found.append("embedding")
         if reader.integer(f"{arch}.pooling_type") == 4:
             found.append("rerank")

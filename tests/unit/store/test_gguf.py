@@ -72,6 +72,7 @@ def test_layers_may_differ_in_heads(tmp_path: Path) -> None:
         ({}, ("completion",)),
         ({"llama.pooling_type": u32(1)}, ("embedding",)),
         ({"llama.pooling_type": u32(4)}, ("embedding", "rerank")),
+        ({"llama.pooling_type": u32(0xFFFF_FFFF)}, ("completion",)),
         ({"llama.vision.block_count": u32(1)}, ("completion", "vision")),
         ({"llama.audio.block_count": u32(1)}, ("completion", "audio")),
         ({"tokenizer.chat_template": text("{{ tools }}<think></think>")}, ("tools", "thinking", "completion")),

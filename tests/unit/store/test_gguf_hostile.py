@@ -174,13 +174,16 @@ def _wrong_meaning() -> dict[str, bytes | FakeGguf]:
             cases[f"{key} = {value.value!r} ({value.kind})"] = GOOD.with_value(f"llama.{key}", value)
     cases["more kv heads than heads"] = GOOD.with_value("llama.attention.head_count_kv", u32(3))
     cases["zero key length"] = GOOD.with_value("llama.attention.key_length", u32(0))
-    cases["zero rope"] = GOOD.with_value("llama.rope.dimension_count", u32(0))
+    rwkv = FakeGguf((("general.architecture", text("rwkv7")), ("rwkv7.wkv.head_size", u32(0))), GOOD.tensors)
+    cases["zero RWKV head"] = rwkv
     cases["more experts used than there are"] = GOOD.with_value("llama.expert_count", u32(2)).with_value(
         "llama.expert_used_count", u32(3)
     )
     cases["no experts used"] = GOOD.with_value("llama.expert_count", u32(2)).with_value(
         "llama.expert_used_count", u32(0)
     )
+    for number, value in enumerate((u32(5), u32(2**32 - 2), Value(INT32, -2), text("mean"))):
+        cases[f"pooling wrong {number}"] = GOOD.with_value("llama.pooling_type", value)
     cases["too many experts"] = GOOD.with_value("llama.expert_count", u32(1025))
     cases["rope base NaN"] = GOOD.with_value("llama.rope.freq_base", Value(FLOAT32, float("nan")))
     cases["epsilon infinite"] = GOOD.with_value("llama.attention.layer_norm_rms_epsilon", Value(FLOAT32, float("inf")))

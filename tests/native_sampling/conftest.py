@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from donabe import _core
 from tests.native.conftest import tiny_model, vendored_source
 from tests.native_sampling.text_model import write_text_model
+
+from donabe import _core
 
 __all__ = ["tiny_model", "vendored_source"]
 

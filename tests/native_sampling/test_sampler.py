@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.native_sampling import reference
 
 from donabe import _core
 from donabe.errors import BusyError, InvalidArgumentError
-from tests.native_sampling import reference
 
 Row = npt.NDArray[np.float32]
 
@@ -80,7 +81,10 @@ def test_greedy_passes_over_nan_and_banned_tokens(vocab_model: _core.Model) -> N
     row = np.full(vocab_model.vocab.n_tokens, -np.inf, np.float32)
     row[7], row[151_900], row[8] = np.nan, -3.0, -4.0
     assert _core.Sampler(vocab_model, _core.SamplerParams(temperature=0.0)).sample(row) == 151_900
-    assert _core.Sampler(vocab_model, _core.SamplerParams(temperature=0.7, top_k=0, top_p=1.0)).sample(row) in (8, 151_900)
+    assert _core.Sampler(vocab_model, _core.SamplerParams(temperature=0.7, top_k=0, top_p=1.0)).sample(row) in (
+        8,
+        151_900,
+    )
 
 
 @pytest.mark.parametrize(
@@ -270,8 +274,6 @@ def test_a_row_without_finite_logits_is_an_error(vocab_model: _core.Model) -> No
 
 
 def test_a_second_thread_gets_busy(vocab_model: _core.Model, rng: np.random.Generator) -> None:
-    import threading
-
     row = make_row(rng, vocab_model.vocab.n_tokens, "flat")
     sampler = _core.Sampler(vocab_model, _core.SamplerParams(temperature=1.0, top_k=0, top_p=1.0, typical_p=0.9))
     outcomes: list[str] = []

@@ -1,6 +1,6 @@
-"""A tiny model that can write: the random weights of a generated GGUF under a 128-token vocabulary of characters.
+"""A tiny model that can write: random weights of a generated GGUF under a 128-token vocabulary of characters.
 
-The generated models' own vocabulary is a dummy without end-of-generation tokens or UTF-8. Only the metadata is replaced;
+The generated models' own vocabulary is a dummy without end tokens or UTF-8. Only the metadata is replaced;
 tensors are copied as they are.
 """
 

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
@@ -104,10 +104,10 @@ class LocalRunner:
     def alive(self) -> bool:
         return not self._closed and self._failure is None
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         return self._stream(request)
 
-    def chat(self, request: ChatRequest) -> AsyncIterator[Event]:
+    def chat(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         return self._stream(request)
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
@@ -164,7 +164,7 @@ class LocalRunner:
 
     # --- delivery ----------------------------------------------------------------------------------------------------
 
-    async def _stream(self, request: GenerateRequest | ChatRequest) -> AsyncIterator[Event]:
+    async def _stream(self, request: GenerateRequest | ChatRequest) -> AsyncGenerator[Event, None]:
         sink = _LoopSink()
         id = self._begin(request, sink)
         try:

@@ -115,9 +115,6 @@ class Settings:
     models_dir: Path = _declare(
         Folder(), _under_home("models"), "model store", twins="OLLAMA_MODELS", shown="~/.donabe/models", name="models"
     )
-    cache_dir: Path = _declare(
-        Folder(), _under_home("cache"), "partial downloads and saved prefixes", shown="~/.donabe/cache"
-    )
     extra_stores: tuple[Path, ...] = _declare(
         Folders(),
         lambda _home, _environ: (Path.home() / ".ollama" / "models",),
@@ -207,12 +204,6 @@ class Settings:
         "longest gap between two tokens of a running answer while prompts come in",
         shown="auto",
         name="max_step_latency",
-    )
-    prefix_cache_ram_bytes: int = _declare(
-        Size(), 0, "memory for prompt prefixes evicted from the KV cache, 0 = off", shown="0", name="prefix_cache_ram"
-    )
-    prefix_cache_disk_bytes: int = _declare(
-        Size(), 0, "disk for prompt prefixes kept across restarts, 0 = off", shown="0", name="prefix_cache_disk"
     )
 
     # the terminal

@@ -20,10 +20,15 @@ def modules_with_all() -> list[str]:
     return names
 
 
+def export_order(name: str) -> tuple[int, str]:
+    """As the linter sorts: constants, classes, the rest."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
 @pytest.mark.parametrize("name", modules_with_all())
 def test_all_is_sorted_and_exists(name: str) -> None:
     module = import_module(name)
-    assert list(module.__all__) == sorted(module.__all__)
+    assert list(module.__all__) == sorted(module.__all__, key=export_order)
     missing = [item for item in module.__all__ if not hasattr(module, item)]
     assert missing == []
 

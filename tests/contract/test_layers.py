@@ -26,12 +26,15 @@ ALLOWED: dict[str, set[str]] = {
     "registry": {"store"},
     "modelfile": {"template", "store"},
     "template": set(),
+    "convert": {"store", "_core"},
     "client": set(),
     "cli": {"client", "server"},  # server: `donabe serve` only, see below
     "llm": {"runner", "chat", "engine", "store", "registry"},
     "__init__": {"client", "llm"},
     "__main__": {"cli"},
 }
+# One function looks a model up and, if it is not there, has it fetched; it imports `registry` only then.
+EXCEPTIONS = {("store/resolve.py", "registry")}
 
 
 def layers_of_the_document() -> list[str]:
@@ -71,7 +74,7 @@ def test_part_imports_only_what_is_below_it(part: str) -> None:
         for path in modules()
         if part_of(path) == part
         for line, target in imported_parts(path)
-        if target not in allowed
+        if target not in allowed and (str(path.relative_to(PACKAGE)), target) not in EXCEPTIONS
     ]
     assert wrong == []
 

@@ -27,10 +27,19 @@ def test_environment_names_follow_the_rule_of_the_document() -> None:
     assert all(setting.env == f"DONABE_{setting.name.upper()}" for setting in declared_settings())
 
 
+def reads_settings(node: ast.expr) -> bool:
+    """Whether an expression is the settings: `settings`, `self._settings`, `load_settings()`."""
+    if isinstance(node, ast.Call):
+        return reads_settings(node.func)
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return name.lstrip("_") in ("settings", "load_settings")
+
+
 def test_every_setting_is_read_somewhere() -> None:
     used: set[str] = set()
     for path in (ROOT / "python" / "donabe").rglob("*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and (reads_settings(node.value) or path.name == "settings.py"):
+                used.add(node.attr)
     unread = [setting.name for setting in declared_settings() if setting.attribute not in used]
     assert unread == [], "a setting that nothing reads is a promise nobody keeps"

@@ -66,7 +66,7 @@ def test_port_replaces_the_port_of_host(tmp_path: Path) -> None:
         ("strict", "perhaps", "on, off"),
         ("kv_cache_type", "q9", "q8_0"),
         ("debug", "3", "0 to 2"),
-        ("prefix_cache_ram", "lots", "512MB"),
+        ("max_body", "lots", "512MB"),
         ("max_step_latency", "-1s", "negative"),
         ("log_level", "loud", "info"),
     ],

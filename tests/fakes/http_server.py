@@ -20,6 +20,7 @@ class Reply:
 
     lines: list[Any]
     status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
     cut: bool = False
     hold: bool = False
 
@@ -93,6 +94,8 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(reply.status)
             self.send_header("Content-Type", "application/x-ndjson")
             self.send_header("Connection", "close")
+            for name, value in reply.headers:
+                self.send_header(name, value)
             if self.command == "HEAD":
                 self.end_headers()
                 return

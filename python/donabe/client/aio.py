@@ -10,7 +10,14 @@ from typing_extensions import Self, Unpack
 
 from donabe.client import calls
 from donabe.client.calls import Call, ChatFields, CreateFields, EmbedFields, GenerateFields
-from donabe.client.wire import StreamReader, connection_options, read_object, response_error, transport_errors
+from donabe.client.wire import (
+    StreamReader,
+    connection_options,
+    log_warnings,
+    read_object,
+    response_error,
+    transport_errors,
+)
 from donabe.types import JsonObject
 
 
@@ -142,6 +149,7 @@ class AsyncClient:
                 if response.status_code >= 400:
                     await response.aread()
                     raise response_error(response.status_code, response.text, response.reason_phrase)
+                log_warnings(response)
                 async for line in response.aiter_lines():
                     if (event := reader.read(line)) is not None:
                         yield event

@@ -10,7 +10,14 @@ from typing_extensions import Self, Unpack
 
 from donabe.client import calls
 from donabe.client.calls import Call, ChatFields, CreateFields, EmbedFields, GenerateFields
-from donabe.client.wire import StreamReader, connection_options, read_object, response_error, transport_errors
+from donabe.client.wire import (
+    StreamReader,
+    connection_options,
+    log_warnings,
+    read_object,
+    response_error,
+    transport_errors,
+)
 from donabe.types import JsonObject
 
 
@@ -147,6 +154,7 @@ class Client:
             if response.status_code >= 400:
                 response.read()
                 raise response_error(response.status_code, response.text, response.reason_phrase)
+            log_warnings(response)
             for line in response.iter_lines():
                 if (event := reader.read(line)) is not None:
                     yield event

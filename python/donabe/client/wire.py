@@ -6,6 +6,8 @@ Foreign exceptions (httpx, JSON) never leave this package.
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -18,6 +20,8 @@ from donabe.errors import ResponseError, ServerUnavailableError, SettingsError
 from donabe.setting_values import HostAddress, parse_host
 from donabe.settings import load_settings
 from donabe.types import JsonObject
+
+logger = logging.getLogger("donabe.client")
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ERROR_CHARS = 2000  # of a body that is no JSON error, for example a proxy's HTML page
@@ -70,10 +74,18 @@ def transport_errors(base_url: httpx.URL) -> Iterator[None]:
 _START_HINT = "run 'donabe serve' to start it"
 
 
+def log_warnings(response: httpx.Response) -> None:
+    """Log what the server said it ignored in the request (`Warning: 299 donabe "..."`)."""
+    for value in response.headers.get_list("warning"):
+        match = re.fullmatch(r'299 \S+ "(.*)"', value)
+        logger.warning("%s", match[1].replace('\\"', '"') if match else value)
+
+
 def read_object(response: httpx.Response) -> JsonObject:
     """The JSON object of a successful answer ({} for an empty one), or the error it carries."""
     if response.status_code >= 400:
         raise response_error(response.status_code, response.text, response.reason_phrase)
+    log_warnings(response)
     if not response.content:
         return {}
     return _parsed(response.text, response.status_code)

@@ -108,6 +108,14 @@ def test_verbose_prints_timings(server: FakeServer, donabe: Run) -> None:
     )
 
 
+def test_what_the_server_cut_is_said(server: FakeServer, donabe: Run) -> None:
+    server.reply("POST", "/api/show", [{"capabilities": ["completion"]}])
+    server.reply("POST", "/api/generate", [DONE | {"truncated": {"tokens": 12, "messages": 0}, "warnings": ["odd"]}])
+    assert donabe("run", "m", "hi").err == (
+        "Warning: the prompt was longer than the context: 12 tokens were left out\nWarning: odd\n"
+    )
+
+
 def test_error_inside_the_stream_keeps_the_text(server: FakeServer, donabe: Run) -> None:
     server.reply("POST", "/api/show", [{"capabilities": ["completion"]}])
     server.reply("POST", "/api/generate", [{"response": "partial"}, {"error": "boom"}])

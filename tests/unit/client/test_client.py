@@ -90,6 +90,18 @@ def test_error_inside_a_stream_is_raised_after_the_text(server: FakeServer, clie
     assert caught.value.status_code == 200
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_warnings_of_the_server_are_logged(
+    server: FakeServer, client: Client, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    header = ("Warning", '299 donabe "unknown field \\"temprature\\""')
+    server.reply("POST", "/api/generate", [{"response": "", "done": True}], headers=(header, header))
+    list(client.generate("m", "hi", stream=stream))
+    assert [record.getMessage() for record in caplog.records if record.name == "donabe.client"] == [
+        'unknown field "temprature"'
+    ] * 2
+
+
 def test_stream_without_last_event_is_an_error(server: FakeServer, client: Client) -> None:
     server.reply("POST", "/api/generate", HELLO[:2])
     with pytest.raises(ResponseError, match="before the answer was complete"):

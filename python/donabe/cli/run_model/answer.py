@@ -129,9 +129,8 @@ def print_answer(events: Iterator[JsonObject], options: RunOptions) -> Answer:
         if close is not None:
             close()
     printer.finish()
-    if options.verbose:
-        sys.stderr.write(timings(last))
-        sys.stderr.flush()
+    sys.stderr.write(notes(last) + (timings(last) if options.verbose else ""))
+    sys.stderr.flush()
     return printer.answer
 
 
@@ -154,6 +153,16 @@ class _Waiting:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+def notes(event: JsonObject) -> str:
+    """What the server says it did to the request: a prompt it had to cut, warnings."""
+    lines = [str(text) for text in event.get("warnings") or ()]
+    cut = event.get("truncated") or {}
+    parts = [f"{cut[name]} {name}" for name in ("messages", "tokens") if cut.get(name)]
+    if parts:
+        lines.insert(0, f"the prompt was longer than the context: {' and '.join(parts)} were left out")
+    return "".join(f"Warning: {line}\n" for line in lines)
 
 
 def timings(event: JsonObject) -> str:

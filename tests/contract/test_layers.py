@@ -17,7 +17,7 @@ COMMON = {"errors", "setting_values", "settings", "types"}
 ALLOWED: dict[str, set[str]] = {
     "server": {"api", "service", "pool", "runner", "store", "registry", "modelfile"},
     "api": {"service"},
-    "service": {"pool", "runner", "store", "registry", "modelfile", "template"},
+    "service": {"pool", "runner", "store", "registry", "modelfile", "template", "convert"},
     "pool": {"runner"},
     "runner": {"chat", "engine", "_core"},
     "chat": {"template", "_core"},

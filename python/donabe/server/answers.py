@@ -125,7 +125,7 @@ class AnswerResponse(WorkResponse):
     Args:
         begin: Resolves the model and starts the answer.
         writer: Makes the dialect's writer of a streamed answer.
-        collector: Makes its collector of a whole one; exactly one of the two is given.
+        collector: Makes its collector of a whole one, used when there is no writer.
     """
 
     def __init__(

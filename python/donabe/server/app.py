@@ -19,6 +19,7 @@ from donabe.server.guards import Guard, HostRules, OriginRules
 from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
 from donabe.server.limits import Limits
 from donabe.server.native_routes import NativeRoutes
+from donabe.server.openai_routes import OpenAIRoutes
 from donabe.server.requestlog import RequestLog
 from donabe.server.routing import RouteTable, error_response, unrouted
 from donabe.server.version import own_version
@@ -87,6 +88,9 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     )
     table = RouteTable(app, admission)
     add_native_routes(table, native)
+    add_openai_routes(
+        table, OpenAIRoutes(inference, models, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
+    )
     origins = OriginRules.parse(settings.origins)
     app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
     app.add_middleware(RequestLog)
@@ -117,6 +121,17 @@ def add_native_routes(table: RouteTable, native: NativeRoutes) -> None:
     table.add("/api/user/keys/{key}", native.sign_out, "DELETE", scope="inference")
     table.add("/api/experimental/web_search", native.web_search, "POST", scope="inference")
     table.add("/api/experimental/web_fetch", native.web_fetch, "POST", scope="inference")
+
+
+def add_openai_routes(table: RouteTable, openai: OpenAIRoutes) -> None:
+    """The OpenAI API, and what llama.cpp and vLLM clients expect beside it."""
+    table.add("/v1/chat/completions", openai.chat_completions, "POST", scope="inference")
+    table.add("/v1/completions", openai.completions, "POST", scope="inference")
+    table.add("/v1/embeddings", openai.embeddings, "POST", scope="inference")
+    table.add("/v1/models", openai.models, "GET", scope="inference")
+    table.add("/v1/models/{model:path}", openai.model, "GET", scope="inference")
+    table.add("/v1/rerank", openai.rerank, "POST", scope="inference")
+    table.add("/health", openai.health, "GET", scope=None)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

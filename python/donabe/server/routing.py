@@ -13,6 +13,7 @@ from starlette.routing import Match, Route
 
 from donabe.api.dialect import ErrorStyle
 from donabe.api.native_replies import NATIVE_ERRORS
+from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.errors import DonabeError
 from donabe.server.admission import Admission
 from donabe.server.answers import WorkResponse
@@ -23,7 +24,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 _METHOD_ORDER = ("HEAD", "GET", "POST", "PUT", "PATCH", "DELETE")
 # Longest prefix first.
-_STYLES: tuple[tuple[str, ErrorStyle], ...] = ()
+_STYLES: tuple[tuple[str, ErrorStyle], ...] = (("/v1/", OPENAI_ERRORS),)
 
 
 def style_for(path: str) -> ErrorStyle:
@@ -63,6 +64,8 @@ class RouteTable:
                 response = await handler(request)
             except ClientDisconnect:  # gone before its request was whole
                 response = Response(status_code=CLIENT_CLOSED_REQUEST)
+            except HTTPException:  # a path that only looked like this route's
+                raise
             except Exception as error:
                 response = error_response(request, error)
             finally:

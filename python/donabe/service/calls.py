@@ -21,11 +21,13 @@ class ModelCall:
     Attributes:
         model: Name as the caller wrote it.
         options: Checked options by name (`service.parameters.check_options`).
+        default_options: What this caller's API means by leaving an option out; stored parameters win over it.
         keep_alive_s: New keep-alive of the model; None keeps its current one.
     """
 
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    default_options: Mapping[str, Any] = field(default_factory=dict)
     keep_alive_s: float | None = None
     scheduling: Scheduling = field(default_factory=Scheduling)
 

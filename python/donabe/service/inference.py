@@ -18,6 +18,7 @@ from donabe.errors import CapabilityError, InvalidRequestError, RemoteModelError
 from donabe.pool.pool import Lease, ModelPool
 from donabe.service.calls import ChatCall, EmbedCall, GenerateCall, ModelCall, OutputCall, RerankCall, Think
 from donabe.service.contracts import ModelStore
+from donabe.service.forced_tools import as_tool_calls, with_forced_tools
 from donabe.service.models import CLOUD_DISABLED
 from donabe.service.parameters import Options, merge_options
 from donabe.store.names import split_where
@@ -147,7 +148,11 @@ class Inference:
             _check_images(call.model, prepared.spec, message.images)
         lease = await self._lease(call, prepared)
         try:
-            events = lease.runner.chat(_chat_request(call, prepared, lease))
+            request = _chat_request(call, prepared, lease)
+            if has_tools and "tools" not in prepared.spec.capabilities:
+                events = as_tool_calls(lease.runner.chat(with_forced_tools(request)))
+            else:
+                events = lease.runner.chat(request)
         except BaseException:
             lease.release()
             raise
@@ -270,7 +275,7 @@ class Inference:
         spec = await self.resolve(call.model)
         if needs and spec.capabilities and needs not in spec.capabilities:
             raise CapabilityError(f'"{call.model}" does not support {verb}', capability=needs)
-        options = merge_options(spec.parameters, call.options)
+        options = merge_options(spec.parameters, call.options, defaults=call.default_options)
         load, warnings = self._load_options(spec, options.load)
         if embedding:
             load = msgspec.structs.replace(load, embedding=True, pooling=pooling)

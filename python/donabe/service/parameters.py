@@ -190,18 +190,12 @@ _CHECKERS: Mapping[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Checked options of one request, merged over the model's stored ones.
-
-    Attributes:
-        max_tokens: None when the request sets no limit.
-        unknown: Names that mean nothing to donabe; reported to the caller.
-    """
+    """Checked options of one request, merged over the model's stored ones."""
 
     load: LoadOptions = field(default_factory=LoadOptions)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
     n_keep: int = 4
-    unknown: tuple[str, ...] = ()
 
 
 def check_options(options: JsonObject) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -228,17 +222,20 @@ class _Parts:
     prompt: dict[str, Any] = field(default_factory=dict)
 
 
-def merge_options(stored: JsonObject, requested: Mapping[str, Any], unknown: tuple[str, ...] = ()) -> Options:
+def merge_options(
+    stored: JsonObject, requested: Mapping[str, Any], *, defaults: Mapping[str, Any] | None = None
+) -> Options:
     """Build the request's parts.
 
     Args:
+        defaults: What the caller's API means by leaving an option out.
         stored: The model's stored parameters, not checked yet.
         requested: Checked options of the request.
 
     Raises:
         InvalidRequestError: A stored parameter has a bad value.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(defaults or {})
     for name, value in stored.items():
         if name in PARAMETERS and value is not None:
             values[name] = check(name, _stored_value(name, value), field=f'stored parameter "{name}"')
@@ -258,7 +255,6 @@ def merge_options(stored: JsonObject, requested: Mapping[str, Any], unknown: tup
         sampling=SamplingOptions(**parts.sampling),
         output=OutputOptions(**parts.output),
         n_keep=n_keep,
-        unknown=unknown,
     )
 
 

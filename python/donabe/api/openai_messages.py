@@ -1,0 +1,256 @@
+"""The OpenAI dialect: messages, content parts, tools and constraints to their native values. Pure translation.
+
+A message with several parts stays one message: its texts are joined by line breaks and its images follow in order.
+"""
+
+from __future__ import annotations
+
+import binascii
+from typing import Any
+
+import msgspec
+
+from donabe.api.body import Fields, decode_base64, kind_of
+from donabe.errors import InvalidRequestError
+from donabe.service.calls import Think
+from donabe.types import Constraint, JsonObject, Message, Tool, ToolCall, ToolChoice
+
+_IMAGE_PREFIXES = (*(f"data:image/{kind};base64," for kind in ("jpeg", "jpg", "png", "webp")), "data:;base64,")
+_GO_KINDS = {"null": "<nil>", "number": "float64", "bool": "bool", "object": "map[string]interface {}"}
+
+EFFORTS: dict[str, Think] = {
+    "": None,
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "max",
+    "ultra": "max",
+    "max": "max",
+}
+
+
+def decode_messages(fields: Fields, struct: str) -> tuple[Message, ...]:
+    """`messages`, at least one."""
+    items = fields.array("messages", "[]openai.Message")
+    if not items:
+        raise InvalidRequestError("[] is too short - 'messages'", field="messages")
+    names: dict[str, str] = {}  # of tools, by the id of their call
+    messages = []
+    for item in items:
+        message = _decode_message(Fields(item, struct, "messages."), names)
+        for call in message.tool_calls:
+            names[call.id] = call.name
+        messages.append(message)
+    return tuple(messages)
+
+
+def _decode_message(fields: Fields, names: dict[str, str]) -> Message:
+    role = fields.string("role").lower()
+    calls = tuple(fields.objects("tool_calls", "[]openai.ToolCall", _decode_tool_call))
+    content = fields.take("content")
+    if content is None and not calls and role != "assistant":
+        raise InvalidRequestError("invalid message content type: <nil>", field="messages.content")
+    text, images = decode_content(content)
+    tool_call_id = fields.string("tool_call_id")
+    name = fields.string("name")
+    thinking = fields.string("reasoning") or fields.string("reasoning_content")
+    return Message(
+        role={"developer": "system", "function": "tool"}.get(role, role),
+        content=text,
+        thinking=thinking,
+        images=images,
+        tool_calls=calls,
+        tool_call_id=tool_call_id,
+        tool_name=(name or names.get(tool_call_id, "")) if role in ("tool", "function") else "",
+    )
+
+
+def decode_content(content: object) -> tuple[str, tuple[bytes, ...]]:
+    """(text, images) of a string, a list of parts, or null."""
+    if content is None:
+        return "", ()
+    if isinstance(content, str):
+        return content, ()
+    if not isinstance(content, list):
+        kind = kind_of(content)
+        raise InvalidRequestError(
+            f"invalid message content type: {_GO_KINDS.get(kind, kind)}", field="messages.content"
+        )
+    texts: list[str] = []
+    images: list[bytes] = []
+    for part in content:
+        if not isinstance(part, dict):
+            raise InvalidRequestError("invalid message format", field="messages.content")
+        kind = part.get("type")
+        if kind in ("text", "input_text", "output_text", "refusal"):
+            piece = part.get("refusal" if kind == "refusal" else "text")
+            if not isinstance(piece, str):
+                raise InvalidRequestError("invalid message format", field="messages.content.text")
+            texts.append(piece)
+        elif kind in ("image_url", "input_image"):
+            images.append(_decode_image(part.get("image_url")))
+        elif kind == "input_audio":
+            images.append(_decode_audio(part.get("input_audio")))
+        else:
+            raise InvalidRequestError(
+                "invalid message format", field="messages.content.type", hint=f"parts of type {kind!r} are not known"
+            )
+    return "\n".join(texts), tuple(images)
+
+
+def _decode_image(value: object) -> bytes:
+    url = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str):
+        raise InvalidRequestError("invalid message format", field="messages.content.image_url")
+    if url.startswith(("http://", "https://")):
+        raise InvalidRequestError(
+            "image URLs are not currently supported, please use base64 encoded data instead",
+            field="messages.content.image_url",
+        )
+    prefix = next((prefix for prefix in _IMAGE_PREFIXES if url.startswith(prefix)), None)
+    if prefix is None:
+        raise InvalidRequestError("invalid image input", field="messages.content.image_url")
+    try:
+        return decode_base64(url[len(prefix) :], "messages.content.image_url")
+    except (InvalidRequestError, binascii.Error):
+        raise InvalidRequestError("invalid image input", field="messages.content.image_url") from None
+
+
+def _decode_audio(value: object) -> bytes:
+    if not isinstance(value, dict):
+        raise InvalidRequestError("invalid input_audio format", field="messages.content.input_audio")
+    data = value.get("data")
+    if not isinstance(data, str) or not data:
+        raise InvalidRequestError("invalid input_audio format: missing data", field="messages.content.input_audio")
+    try:
+        return decode_base64(data, "messages.content.input_audio")
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"invalid input_audio base64 data: {error}", field=error.field) from None
+
+
+def _decode_tool_call(fields: Fields) -> ToolCall:
+    function = fields.inner("function")
+    if function is None:
+        raise InvalidRequestError("tool_calls need a function", field="messages.tool_calls.function")
+    arguments = function.string("arguments", "{}")
+    check_arguments(arguments)
+    return ToolCall(
+        name=function.string("name"), arguments=arguments or "{}", id=fields.string("id"), index=fields.integer("index")
+    )
+
+
+def check_arguments(arguments: str) -> None:
+    """Tool call arguments travel as the text of a JSON object."""
+    try:
+        msgspec.json.decode(arguments or "{}", type=dict[str, Any])
+    except msgspec.MsgspecError:
+        raise InvalidRequestError("invalid tool call arguments", field="messages.tool_calls.arguments") from None
+
+
+def decode_tools(items: list[Any], struct: str) -> tuple[Tool, ...]:
+    """Function tools; other kinds run on a hosted service and are refused."""
+    tools = []
+    for item in items:
+        fields = Fields(item, struct, "tools.")
+        kind = fields.string("type", "function")
+        if kind != "function":
+            raise InvalidRequestError(
+                f"tools of type {kind!r} are not supported", field="tools.type", hint="use function tools"
+            )
+        function = fields.inner("function") or fields  # the Responses form has the function's fields here
+        tools.append(decode_function(function))
+    return tuple(tools)
+
+
+def decode_function(function: Fields) -> Tool:
+    name = function.string("name")
+    if not name:
+        raise InvalidRequestError("a function needs a name", field="tools.function.name")
+    return Tool(name=name, description=function.string("description"), parameters=function.mapping("parameters"))
+
+
+def decode_tool_choice(value: object, tools: tuple[Tool, ...], *, parallel: bool = True) -> ToolChoice:
+    """`none`, `auto`, `required`, or a named function in either of its forms."""
+    if value is None or value in ("auto", "none", "required"):
+        mode: Any = value or "auto"
+        if mode == "required" and not tools:
+            raise InvalidRequestError("tool_choice is required, but there are no tools", field="tool_choice")
+        return ToolChoice(mode=mode, parallel=parallel)
+    if isinstance(value, dict) and value.get("type") in ("function", "tool"):
+        function = value.get("function")
+        name = function.get("name") if isinstance(function, dict) else value.get("name")
+        if isinstance(name, str) and any(tool.name == name for tool in tools):
+            return ToolChoice(mode="required", name=name, parallel=parallel)
+        raise InvalidRequestError(f"tool_choice names {name!r}, which is not among the tools", field="tool_choice")
+    raise InvalidRequestError("tool_choice must be none, auto, required or a named function", field="tool_choice")
+
+
+def decode_effort(value: object) -> Think:
+    """`reasoning_effort` as what the model is told."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in EFFORTS:
+        shown = f'"{value}"' if isinstance(value, str) else msgspec.json.encode(value).decode()
+        raise InvalidRequestError(
+            f'invalid reasoning value: {shown} (must be "minimal", "low", "medium", "high", "xhigh", "ultra",'
+            ' "max", or "none")',
+            field="reasoning_effort",
+        )
+    return EFFORTS[value]
+
+
+def decode_response_format(value: object) -> Constraint:
+    """`response_format`: text, json_object or json_schema."""
+    if value is None:
+        return Constraint()
+    if not isinstance(value, dict):
+        raise InvalidRequestError("response_format must be an object with a type", field="response_format")
+    kind = str(value.get("type") or "text").strip().lower()
+    if kind == "text":
+        return Constraint()
+    if kind == "json_object":
+        schema = value.get("schema")  # as some servers take it
+        return Constraint(json_schema=schema) if isinstance(schema, dict) else Constraint(json_object=True)
+    if kind == "json_schema":
+        holder = value.get("json_schema")
+        schema = holder.get("schema") if isinstance(holder, dict) else value.get("schema")
+        if schema is None:
+            return Constraint(json_object=True)
+        if not isinstance(schema, dict):
+            raise InvalidRequestError("json_schema.schema must be an object", field="response_format.json_schema")
+        return Constraint(json_schema=schema)
+    if kind == "grammar" and isinstance(value.get("grammar"), str):
+        return Constraint(grammar=value["grammar"])
+    raise InvalidRequestError(
+        f"response_format.type {kind!r} is not known",
+        field="response_format.type",
+        hint="use text, json_object or json_schema",
+    )
+
+
+def stop_strings(value: object, field: str = "stop") -> list[str]:
+    """One string or a list of them."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        for item in value:
+            if not isinstance(item, str):
+                raise InvalidRequestError(
+                    f"invalid type for '{field}' field: {_GO_KINDS.get(kind_of(item), kind_of(item))}", field=field
+                )
+        return value
+    raise InvalidRequestError(f"{field} must be a string or a list of strings", field=field)
+
+
+def call_object(call: ToolCall, index: int, id: str) -> JsonObject:
+    """A complete tool call as this dialect writes it."""
+    return {
+        "id": id,
+        "index": index,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments or "{}"},
+    }

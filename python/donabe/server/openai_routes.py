@@ -1,0 +1,174 @@
+"""Handlers of `/v1/*` in the OpenAI dialect, and of the rerank and health routes other servers share. No logic here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from donabe.api import native, native_replies, openai_replies, openai_requests
+from donabe.api.dialect import PLAIN_JSON
+from donabe.api.openai_replies import OPENAI_ERRORS
+from donabe.errors import InvalidRequestError, ModelNotFoundError
+from donabe.server.admission import caller_of
+from donabe.server.answers import AnswerResponse, ValueResponse, read_body
+from donabe.server.errors import warning_headers
+from donabe.service.calls import GenerateCall, ModelCall
+from donabe.service.inference import Inference, Reply
+from donabe.service.merging import MergedReply
+from donabe.service.models import Models
+from donabe.store.names import ModelName
+
+T = TypeVar("T")
+AnyCall = TypeVar("AnyCall", bound=ModelCall)
+
+
+class OpenAIRoutes:
+    """The OpenAI API over the use cases. Arguments as `NativeRoutes`."""
+
+    def __init__(self, inference: Inference, models: Models, *, max_body_bytes: int, is_strict: bool = False) -> None:
+        self._inference = inference
+        self._models = models
+        self._max_body_bytes = max_body_bytes
+        self._is_strict = is_strict
+
+    async def chat_completions(self, request: Request) -> Response:
+        decoded = openai_requests.decode_chat_completion(await self._body(request))
+        self._check_strict(decoded.warnings)
+        call = _for_caller(request, decoded.call)
+
+        async def begin() -> Reply:
+            return await _naming(self._inference.chat(call), call.model)
+
+        return AnswerResponse(
+            begin,
+            style=OPENAI_ERRORS,
+            writer=(
+                (lambda _: openai_replies.ChatChunkWriter(call.model, include_usage=decoded.include_usage, n=call.n))
+                if decoded.is_streamed
+                else None
+            ),
+            collector=lambda _: openai_replies.ChatCompletionCollector(
+                call.model, n=call.n, want_logprobs=call.logprobs
+            ),
+            headers=warning_headers(decoded.warnings),
+        )
+
+    async def completions(self, request: Request) -> Response:
+        decoded = openai_requests.decode_completion(await self._body(request))
+        self._check_strict(decoded.warnings)
+        calls = [_for_caller(request, call) for call in decoded.calls]
+        model, n_choices = calls[0].model, len(calls) * decoded.best_of
+
+        async def begin() -> Reply:
+            return await _naming(self._generate_all(calls, decoded.best_of), model)
+
+        async def load() -> bytes:
+            await _naming(self._inference.load(calls[0]), model)
+            return openai_replies.loaded_completion(model)
+
+        if len(calls) == 1 and not calls[0].prompt and not calls[0].suffix and not decoded.is_streamed:
+            return _value(load, decoded.warnings)
+        return AnswerResponse(
+            begin,
+            style=OPENAI_ERRORS,
+            writer=(
+                (
+                    lambda _: openai_replies.CompletionChunkWriter(
+                        model,
+                        include_usage=decoded.include_usage,
+                        n_choices=n_choices,
+                        n_per_prompt=decoded.best_of,
+                        logprobs=decoded.n_logprobs is not None,
+                    )
+                )
+                if decoded.is_streamed
+                else None
+            ),
+            collector=lambda _: openai_replies.CompletionCollector(
+                model, n_prompts=len(calls), n=decoded.n, best_of=decoded.best_of, n_logprobs=decoded.n_logprobs
+            ),
+            headers=warning_headers(decoded.warnings),
+        )
+
+    async def _generate_all(self, calls: list[GenerateCall], n_per_call: int) -> Reply:
+        """One reply for all prompts; when one can't begin, those that did are stopped."""
+        if len(calls) == 1:
+            return await self._inference.generate(calls[0])
+        results = await asyncio.gather(*(self._inference.generate(call) for call in calls), return_exceptions=True)
+        replies = [result for result in results if isinstance(result, Reply)]
+        for result in results:
+            if isinstance(result, BaseException):
+                for reply in replies:
+                    await reply.aclose()
+                raise result
+        return MergedReply(replies, n_per_call)
+
+    async def embeddings(self, request: Request) -> Response:
+        decoded = openai_requests.decode_embedding(await self._body(request))
+        self._check_strict(decoded.warnings)
+        call = _for_caller(request, decoded.call)
+        if not call.model.strip():
+            raise ModelNotFoundError(f"model '{call.model}' not found", name=call.model)
+
+        async def compute() -> bytes:
+            reply = await _naming(self._inference.embed(call), call.model)
+            assert reply.result is not None  # the dialect refuses requests without input
+            return openai_replies.embedding_body(call.model, reply.result, is_base64=decoded.is_base64)
+
+        return _value(compute, decoded.warnings)
+
+    async def models(self, request: Request) -> Response:
+        return Response(openai_replies.models_body(await self._models.installed()), media_type=PLAIN_JSON)
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["model"]
+        if not name:
+            raise HTTPException(404)  # the list's path with a slash too many
+        try:
+            spec = await self._models.find(name)
+        except ModelNotFoundError as error:
+            short = ModelName.parse(name).short
+            raise ModelNotFoundError(f"model '{short}' not found", name=short, hint=error.hint) from None
+        return Response(openai_replies.model_body(spec, name), media_type=PLAIN_JSON)
+
+    async def rerank(self, request: Request) -> Response:
+        decoded = native.decode_rerank(await self._body(request))
+        self._check_strict(decoded.warnings)
+        call = _for_caller(request, decoded.call)
+
+        async def compute() -> bytes:
+            return native_replies.rerank_body(decoded, await _naming(self._inference.rerank(call), call.model))
+
+        return _value(compute, decoded.warnings)
+
+    async def health(self, request: Request) -> Response:
+        return Response(msgspec.json.encode({"status": "ok"}), media_type=PLAIN_JSON)
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_body(request, self._max_body_bytes)
+
+    def _check_strict(self, warnings: tuple[str, ...]) -> None:
+        if self._is_strict and warnings:
+            raise InvalidRequestError(warnings[0], hint="the server runs in strict mode; leave the field out")
+
+
+def _for_caller(request: Request, call: AnyCall) -> AnyCall:
+    return replace(call, scheduling=caller_of(request).scheduling)
+
+
+def _value(compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...]) -> Response:
+    return ValueResponse(compute, style=OPENAI_ERRORS, media_type=PLAIN_JSON, headers=warning_headers(warnings))
+
+
+async def _naming(work: Awaitable[T], name: str) -> T:
+    try:
+        return await work
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"model '{name}' not found", name=name, hint=error.hint) from None

@@ -40,6 +40,18 @@ class StepBudget:
         nearest = min(self._decode_s, key=lambda rows: abs(rows - n_rows))
         return self._decode_s[nearest] * max(1.0, n_rows / nearest)
 
+    def rows_s(self, n_rows: int) -> float | None:
+        """Time of a step of n_rows rows by interpolation between measured ones; None where nothing allows a guess."""
+        known = self._decode_s.get(n_rows)
+        if known is not None:
+            return known
+        points = sorted(self._decode_s.items())
+        if len(points) < 2:
+            return None
+        above = next((i for i, (rows, _) in enumerate(points) if rows > n_rows), len(points) - 1)
+        (rows0, time0), (rows1, time1) = points[max(above, 1) - 1], points[max(above, 1)]
+        return max(time0 + (time1 - time0) * (n_rows - rows0) / (rows1 - rows0), 1e-6)
+
     def latency_bound_s(self, n_rows: int) -> float:
         if self._max_step_latency_s is not None:
             return self._max_step_latency_s

@@ -88,7 +88,7 @@ class Engine:
             self._budget,
             options,
             n_batch=context.n_batch,
-            speculation=Speculation(options.n_draft_max if kind.can_draft else 0, options.n_parallel),
+            speculation=Speculation(options.n_draft_max if kind.can_draft else 0, self._budget.rows_s),
         )
         self._counters = Counters()
         self._compactor = Compactor(self._cache, context.memory) if kind.any_point else None
@@ -293,7 +293,7 @@ class Engine:
         self._counters.n_draft_tokens += n_drafted
         self._counters.n_draft_accepted += n_new - 1
         if sequence.drafter is not None:
-            sequence.drafter.observe(n_drafted, n_new - 1, sequence.n_output)
+            sequence.drafter.observe(n_drafted, n_new - 1)
 
     def _shift(self, sequence: Sequence, now: float) -> None:
         self._lanes.export(sequence, sequence.seq_id)

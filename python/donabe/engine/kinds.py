@@ -8,7 +8,7 @@ says what is worth asking for.
     iswa          any k         window resident at k, or checkpoint    yes           no        any
     hybrid(_iswa) any k         end of a sequence, or checkpoint       yes           no        any
     recurrent     state only    end of a sequence, or checkpoint       no            no        consecutive
-    opaque        never         -                                      yes           no        any
+    opaque        never (blobs) -                                      yes           no        any
     none          never         -                                      no            no        any
 """
 
@@ -38,6 +38,11 @@ class MemoryKind:
     can_cut: bool = False
     can_draft: bool = False
     needs_consecutive: bool = False
+
+    @property
+    def keeps_blobs(self) -> bool:
+        """A finished sequence is worth keeping only as a state blob, for a prompt that goes on where it ended."""
+        return self.counts_cells and not self.shares
 
     @property
     def wants_checkpoints(self) -> bool:

@@ -49,7 +49,8 @@ class Plan:
 
     @property
     def n_rows(self) -> int:
-        return len(self.decode) + len(self.drafts)
+        """Rows that belong to sequences which are decoding, drafted ones included."""
+        return len(self.decode) + sum(len(draft.tokens) for draft in self.drafts)
 
     @property
     def n_prefill(self) -> int:

@@ -80,10 +80,10 @@ class PrefixCache:
 
     def find(self, key: Key, tokens: Int32Array, limit: int) -> list[ForkPoint]:
         """Places to start from, best first, each covering at most `limit` of the tokens. Changes nothing."""
-        if not self.kind.shares or limit <= 0:
+        if limit <= 0:
             return []
         tokens = tokens[:limit]
-        points = self._in_pool(key, tokens)
+        points = self._in_pool(key, tokens) if self.kind.shares else []
         points.extend(self._in_ram(key, tokens, max((p.k for p in points), default=0)))
         points.sort(key=lambda p: (-p.k, p.entry is not None, p.checkpoint is not None))
         return points
@@ -213,11 +213,13 @@ class PrefixCache:
 
     def retire(self, branch: Branch[Saved], now: float) -> None:
         """The branch's sequence is done: keep it as an idle branch if a later request can gain from it."""
+        branch.last_used = now
+        if self._keep_idle and self.kind.keeps_blobs and branch.n >= MIN_SAVE_TOKENS:
+            self._spill(branch, now)
         if not self._keep_idle or not self.kind.shares or branch.n < MIN_CHECKPOINT_TOKENS or self._is_covered(branch):
             self.drop(branch)
             return
         branch.is_idle = True
-        branch.last_used = now
         self._drop_redundant(branch)
         if self.kind.needs_consecutive:
             self._move_up(branch)
@@ -334,7 +336,7 @@ class PrefixCache:
         entry = Entry(branch.key, branch.buffer.view(0, branch.n).copy(), saved)
         for node in branch.path():
             entry.checkpoints.update(node.checkpoints)
-        self.ram.add(entry)
+        self.ram.add(entry, covers_prefixes=self.kind.any_point)
 
     # --- checks ---
 

@@ -73,9 +73,16 @@ class RamTier:
         self._saved.add(saved)
         return saved
 
-    def add(self, entry: Entry) -> None:
-        """Make an entry findable; replaces one of the same tokens."""
-        self._entries = [e for e in self._entries if e.state.blob is not None and not _same(e, entry)]
+    def add(self, entry: Entry, *, covers_prefixes: bool) -> None:
+        """Make an entry findable. It replaces one of the same tokens, or with covers_prefixes of its first tokens."""
+
+        def is_covered(old: Entry) -> bool:
+            n = len(old.tokens)
+            if old.key != entry.key or n > len(entry.tokens) or not (covers_prefixes or n == len(entry.tokens)):
+                return False
+            return common_prefix(old.tokens, entry.tokens) == n
+
+        self._entries = [e for e in self._entries if e.state.blob is not None and not is_covered(e)]
         self._entries.append(entry)
 
     def lookup(self, key: Key, tokens: Int32Array) -> list[Hit]:
@@ -96,7 +103,3 @@ class RamTier:
             saved.blob = None
             if excess <= 0:
                 return
-
-
-def _same(a: Entry, b: Entry) -> bool:
-    return a.key == b.key and len(a.tokens) == len(b.tokens) and common_prefix(a.tokens, b.tokens) == len(a.tokens)

@@ -78,12 +78,14 @@ class Scheduler:
             plan.decode = rows
             return
         n_spare = min(self._n_batch - len(rows) - plan.n_prefill, self._cache.n_free - len(rows) - plan.n_prefill)
+        n_rows = len(rows)
         for sequence in rows:
-            guess = self._speculation.draft(sequence, len(rows), n_spare)
+            guess = self._speculation.draft(sequence, n_rows, n_spare)
             if guess is None:
                 plan.decode.append(sequence)
             else:
                 n_spare -= len(guess) - 1
+                n_rows += len(guess) - 1
                 plan.drafts.append(Draft(sequence, guess))
 
     def _plan_prefill(self, plan: Plan, n_rows: int, now: float) -> None:

@@ -1,13 +1,15 @@
 """Prompt lookup: guess the next tokens from what followed the same few tokens earlier in the sequence.
 
-Costs nothing but a few more rows in the step, so it pays for texts that repeat themselves (edits, code, summaries) and
-does not for others: each sequence measures how often its guesses are right, and guesses less, or pauses, when they are
-not. The sampler decides about every token, so the output does not depend on the guesses: same seed, same text.
+A guess costs a row in the step, which is nearly free where a step waits for memory (GPUs, large models) and nearly a
+full token where it waits for arithmetic. So both are measured, what rows cost and how often a sequence's guesses are
+right, and guesses are made only while they raise the tokens per second. The sampler decides about every token, so the
+output does not depend on the guesses: same seed, same text.
 Reference: Saxena, "Prompt Lookup Decoding" (2023).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +20,12 @@ if TYPE_CHECKING:
     from donabe.engine.sequence import Sequence
 
 N_GRAM = 3  # tokens that must repeat for a guess
-PAUSE_TOKENS = 48  # output tokens without guesses after guesses stopped paying
+PAUSE_TOKENS = 64  # output tokens without guesses after guesses did not pay
+PROBE = 2  # guesses to try where the cost of a wider step is not known yet
 _LEARN = 0.25  # weight of the newest guess in the acceptance rate
-_MIN_RATE = 0.35  # below, guesses cost more than they bring
+_MIN_GAIN = 1.03  # tokens per second with guesses over those without
+
+StepTime = Callable[[int], "float | None"]  # rows -> seconds
 
 
 class Drafter:
@@ -29,43 +34,69 @@ class Drafter:
     __slots__ = ("n_paused_until", "rate")
 
     def __init__(self) -> None:
-        self.rate = 0.6  # share of guessed tokens that were right, moving average
+        self.rate = 0.7  # share of guessed tokens that were right, moving average
         self.n_paused_until = 0
 
-    def observe(self, n_drafted: int, n_accepted: int, n_output: int) -> None:
+    def observe(self, n_drafted: int, n_accepted: int) -> None:
         self.rate += _LEARN * (n_accepted / n_drafted - self.rate)
-        if self.rate < _MIN_RATE:
-            self.n_paused_until = n_output + PAUSE_TOKENS
-            self.rate = 0.5  # try again then, with short guesses
+
+    def pause(self, n_output: int) -> None:
+        """Guesses don't pay now; look again later, with some hope."""
+        self.n_paused_until = n_output + PAUSE_TOKENS
+        self.rate = max(self.rate, 0.5)
 
 
 class Speculation:
     """Draft policy of one engine."""
 
-    def __init__(self, n_draft_max: int, n_parallel: int) -> None:
+    def __init__(self, n_draft_max: int, step_time: StepTime) -> None:
         self._n_draft_max = n_draft_max
-        self._n_parallel = n_parallel
+        self._step_time = step_time
         self.is_on = n_draft_max > 0
 
     def draft(self, sequence: Sequence, n_rows: int, n_spare: int) -> Int32Array | None:
-        """The last known token and guesses after it, int32; None when a plain row is better."""
+        """The last known token and guesses after it, int32; None when a plain row is better.
+
+        `n_rows` rows are in the step without them, `n_spare` more fit.
+        """
         drafter = sequence.drafter
         if drafter is None:
             drafter = sequence.drafter = Drafter()
-        if sequence.n_output == 0 or sequence.n_output < drafter.n_paused_until:
+        n_output = sequence.n_output
+        if n_output == 0 or n_output < drafter.n_paused_until:
             return None
-        n_max = min(self._length(drafter.rate, n_rows), n_spare, sequence.n_output_max - sequence.n_output - 1)
+        n_max = min(self._n_draft_max, n_spare, sequence.n_output_max - n_output - 1)
         if n_max <= 0:
             return None
-        found = find_repeat(sequence.buffer.view(), n_max)
+        n_guesses = best_length(drafter.rate, n_rows, n_max, self._step_time)
+        if n_guesses == 0:
+            drafter.pause(n_output)
+            return None
+        found = find_repeat(sequence.buffer.view(), n_guesses)
         if found is None:
             return None
         return np.concatenate((sequence.buffer.view(sequence.n_total - 1), found))
 
-    def _length(self, rate: float, n_rows: int) -> int:
-        """Guess further when guesses are mostly right; less when many sequences fill the step anyway."""
-        n = self._n_draft_max if rate > 0.8 else max(1, int(self._n_draft_max * rate))
-        return max(1, n // max(1, n_rows // 2))
+
+def best_length(rate: float, n_rows: int, n_max: int, step_time: StepTime) -> int:
+    """How many guesses bring the most tokens per second, when each is right with chance `rate` if those before it are.
+
+    A step of n_rows + k rows takes step_time(n_rows + k) and gives n_rows + rate + rate**2 + ... + rate**k tokens.
+    """
+    base = step_time(n_rows)
+    if base is None:
+        return 0
+    best, best_speed = 0, n_rows / base * _MIN_GAIN
+    n_tokens, chance = float(n_rows), 1.0
+    for k in range(1, n_max + 1):
+        chance *= rate
+        n_tokens += chance
+        duration = step_time(n_rows + k)
+        if duration is None:
+            return min(PROBE, n_max)
+        if n_tokens / duration > best_speed:
+            best, best_speed = k, n_tokens / duration
+    return best
 
 
 def find_repeat(tokens: Int32Array, n_max: int) -> Int32Array | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from donabe.engine.budget import FIRST_CHUNK, MIN_CHUNK, StepBudget
 
 
@@ -57,6 +59,16 @@ def test_chunk_size_is_stable_under_noise():
         budget.observe(2, 100, 0.010 + 100 * (0.001 + 0.00005 * (i % 3)))
         sizes.add(budget.prefill_tokens(2))
     assert len(sizes) <= 2
+
+
+def test_rows_between_measured_ones_are_interpolated():
+    budget = StepBudget(512, None, 1.0)
+    assert budget.rows_s(1) is None
+    budget.observe(1, 0, 0.010)
+    assert budget.rows_s(1) == 0.010 and budget.rows_s(3) is None
+    budget.observe(5, 0, 0.018)
+    assert budget.rows_s(3) == pytest.approx(0.014)
+    assert budget.rows_s(9) == pytest.approx(0.026)
 
 
 def test_batch_capacity_is_never_exceeded():

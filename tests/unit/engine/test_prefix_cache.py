@@ -19,6 +19,17 @@ def test_next_turn_of_a_conversation_computes_only_what_is_new(kind):
     assert h.context.n_evaluated - n_before <= 1 + 20 + 5
 
 
+def test_memory_that_cannot_share_continues_a_conversation_from_a_state_in_ram():
+    h = EngineHarness("opaque")
+    first = prompt(200)
+    answer = h.answer(first, max_tokens=10)
+    n_before = h.context.n_evaluated
+    second = [*first, *answer, *prompt(20, 1)]
+    assert h.answer(second, max_tokens=5) == plain_answer(h.model, second, max_tokens=5)
+    assert h.context.n_evaluated - n_before <= 1 + 20 + 5
+    assert h.cache.tree.n_cells == 0
+
+
 @pytest.mark.parametrize("kind", SHARING)
 def test_same_prompt_again_computes_one_prompt_token(kind):
     h = EngineHarness(kind)

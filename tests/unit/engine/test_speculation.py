@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.fakes.engine_harness import EngineHarness, fake_model, plain_answer, prompt
 
-from donabe.engine.speculation import PAUSE_TOKENS, Drafter, find_repeat
+from donabe.engine.speculation import PAUSE_TOKENS, PROBE, Drafter, best_length, find_repeat
 
 
 def tokens(*values: int) -> np.ndarray:
@@ -28,12 +28,34 @@ def test_find_repeat_of_a_run_of_one_token():
     assert found is not None and found.tolist() == [5]
 
 
-def test_drafter_pauses_when_guesses_are_wrong_and_tries_again():
+def test_drafter_learns_its_rate_and_hopes_again_after_a_pause():
     drafter = Drafter()
-    for _ in range(4):
-        drafter.observe(4, 0, 100)
-    assert drafter.n_paused_until == 100 + PAUSE_TOKENS
-    assert drafter.rate == 0.5
+    for _ in range(20):
+        drafter.observe(4, 0)
+    assert drafter.rate < 0.01
+    drafter.pause(100)
+    assert (drafter.n_paused_until, drafter.rate) == (100 + PAUSE_TOKENS, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("rate", "row_s", "expected"),
+    [(0.9, 0.0, 6), (0.9, 0.001, 6), (0.5, 0.001, 2), (0.9, 0.010, 0), (0.1, 0.002, 0)],
+)
+def test_best_length_weighs_the_cost_of_rows_against_right_guesses(rate, row_s, expected):
+    """A step takes 10 ms and row_s for each row."""
+    assert best_length(rate, 1, 6, lambda n: 0.010 + row_s * (n - 1)) == expected
+
+
+def test_best_length_probes_what_was_never_measured():
+    assert best_length(0.7, 1, 6, {1: 0.010}.get) == PROBE
+    assert best_length(0.7, 1, 6, lambda _: None) == 0
+
+
+def test_guesses_stop_where_rows_cost_as_much_as_tokens():
+    model = fake_model(copy_period=9, decode_s=0.0, token_s=0.010)
+    h = EngineHarness(model=model, n_draft_max=6)
+    h.answer(prompt(50), max_tokens=300)
+    assert h.engine.status().n_draft_tokens < 30
 
 
 @pytest.mark.parametrize("kind", ["dense", "iswa"])

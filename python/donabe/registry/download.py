@@ -110,7 +110,7 @@ class Download:
         """Download what is missing and verify the whole.
 
         Returns:
-            The verified partial file; its resume records are gone.
+            The verified partial file. Its resume records stay, so that a crash now costs nothing.
 
         Raises:
             VerificationError: The content is not the announced one, also when fetched again from the start.
@@ -218,9 +218,10 @@ class Download:
             raise VerificationError(f"the server has {length} bytes for a file announced with {self.size}")
         ranges = response.headers.get("content-range", "")
         if response.status_code == 206 and ranges and not ranges.startswith(f"bytes {start}-"):
-            raise SourceError(f"the server answered with another range ({ranges[:60]}) than the one asked for")
-        if part.completed > part.size:
-            raise SourceError("the server sent more than the file's size")
+            raise SourceError("the server answered with another range than the one asked for")
+        total = ranges.rpartition("/")[2]
+        if total.isdecimal() and int(total) != self.size:
+            raise VerificationError(f"the server has {total} bytes for a file announced with {self.size}")
 
     async def _write_stream(self, response: httpx.Response, part: Part) -> None:
         saved_at = time.monotonic()

@@ -36,16 +36,27 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def new_client(stall_s: float = READ_TIMEOUT_S) -> httpx.AsyncClient:
+def new_client(
+    stall_s: float = READ_TIMEOUT_S, *, guarded: bool = False, private_hosts: tuple[str, ...] = ()
+) -> httpx.AsyncClient:
     """A client for downloads. It follows no redirect by itself, and asks for bytes as they are (no compression).
 
     Args:
         stall_s: How long a connection may stay silent.
+        guarded: Refuse private addresses, except the `private_hosts`. For hosts that a name or a peer chose; not for
+            those of the user's own pip configuration.
     """
     import httpx
 
+    context = tls_context()
+    transport = None
+    if guarded:
+        from donabe.registry.guard import GuardedTransport
+
+        transport = GuardedTransport(context, private_hosts)
     return httpx.AsyncClient(
-        verify=tls_context(),
+        transport=transport,
+        verify=context,
         timeout=httpx.Timeout(stall_s, connect=CONNECT_TIMEOUT_S),
         limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
         headers={"Accept-Encoding": "identity", "User-Agent": _user_agent()},

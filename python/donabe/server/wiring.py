@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from donabe.registry.jobs import Puller
-from donabe.registry.sources import PullOptions
+from donabe.registry.sources import options_from
 from donabe.runner.api import ModelRunner
 from donabe.runner.client import Deadlines, RunnerProcess
 from donabe.server.contracts import ServerSettings
@@ -28,7 +28,7 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
     store = ModelStore.from_settings(cast("Settings", settings))
     return Collaborators(
         store=store,
-        pull=Puller(store, PullOptions(offline=settings.offline)),
+        pull=Puller(store, options_from(cast("Settings", settings))),
         read_metadata=read_metadata,
         start_runner=partial(_start_runner, deadlines_for(settings)),
     )

@@ -54,7 +54,7 @@ def resolve_model(
         return found
     from donabe.registry.jobs import pull_model_sync
 
-    for event in pull_model_sync(reference, store, options):
+    for event in pull_model_sync(reference, store, options or _users_options()):
         if progress is not None:
             progress(event)
     return store.resolve(_name_of(reference))
@@ -78,10 +78,17 @@ async def resolve_model_async(
         return found
     from donabe.registry.jobs import pull_model
 
-    async for event in pull_model(reference, store, options):
+    async for event in pull_model(reference, store, options or _users_options()):
         if progress is not None:
             progress(event)
     return await asyncio.to_thread(store.resolve, _name_of(reference))
+
+
+def _users_options() -> PullOptions:
+    from donabe.registry.sources import options_from
+    from donabe.settings import load_settings
+
+    return options_from(load_settings())
 
 
 def _find(reference: Reference, store: ModelStore, *, can_pull: bool) -> ModelSpec | None:

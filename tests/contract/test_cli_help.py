@@ -38,7 +38,7 @@ def squeezed(text: str) -> list[str]:
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help_in_the_document_is_current(name: str) -> None:
     expected = help_of(name)
-    assert squeezed(documented(name)) == squeezed(expected), f"docs/cli.md should show:\n{expected}"
+    assert squeezed(documented(name)) == squeezed(expected), f"run ci/docs; docs/cli.md should show:\n{expected}"
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))

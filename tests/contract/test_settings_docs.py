@@ -20,7 +20,7 @@ def test_table_matches_the_declarations() -> None:
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     shown = [line for line in text.splitlines() if line.startswith("| `")]
     expected = [row(setting) for setting in declared_settings()]
-    assert shown == expected, "docs/settings.md should have these rows:\n" + "\n".join(expected)
+    assert shown == expected, "run ci/docs; docs/settings.md should have:\n" + "\n".join(expected)
 
 
 def test_environment_names_follow_the_rule_of_the_document() -> None:

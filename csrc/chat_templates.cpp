@@ -206,14 +206,40 @@ common_chat_params ChatTemplates::render(const common_chat_templates_inputs & in
 // --- prompt ---------------------------------------------------------------------------------------------------------
 
 ChatPrompt::ChatPrompt(std::shared_ptr<const ChatTemplates> templates, common_chat_templates_inputs inputs)
-    : templates_(std::move(templates)), inputs_(std::move(inputs)), params_(templates_->render(inputs_)) {}
+    : templates_(std::move(templates)), inputs_(std::move(inputs)), params_(templates_->render(inputs_)),
+      constraint_(make_constraint()) {}
 
-std::vector<GrammarTrigger> ChatPrompt::grammar_triggers() const {
-    std::vector<GrammarTrigger> triggers;
-    for (const common_grammar_trigger & trigger : params_.grammar_triggers) {
-        triggers.push_back({trigger_kind(trigger.type), trigger.value, trigger.token});
+ChatPrompt::Constraint ChatPrompt::make_constraint() const {
+    if (!params_.grammar.empty()) {
+        Constraint constraint{params_.grammar, params_.grammar_lazy, {}, params_.generation_prompt};
+        for (const common_grammar_trigger & trigger : params_.grammar_triggers) {
+            constraint.triggers.push_back({trigger_kind(trigger.type), trigger.value, trigger.token});
+        }
+        return constraint;
     }
-    return triggers;
+    if (!inputs_.grammar.empty()) {
+        return {inputs_.grammar, false, {}, ""};
+    }
+    if (inputs_.json_schema.empty()) {
+        return {};
+    }
+    if (!is_thinking_open()) {
+        return {json_schema_grammar(inputs_.json_schema), false, {}, ""};
+    }
+    const std::string & end = params_.thinking_end_tags.front();
+    return {json_schema_grammar_after(end, inputs_.json_schema),
+            true,
+            {{GrammarTriggerKind::word, end, -1}},
+            params_.generation_prompt};
+}
+
+bool ChatPrompt::is_thinking_open() const {
+    if (params_.thinking_start_tag.empty() || params_.thinking_end_tags.empty()) {
+        return false;
+    }
+    const std::string & text = params_.generation_prompt;
+    const size_t start = text.rfind(params_.thinking_start_tag);
+    return start != std::string::npos && text.find(params_.thinking_end_tags.front(), start) == std::string::npos;
 }
 
 bool ChatPrompt::is_continuation() const {

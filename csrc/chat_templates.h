@@ -26,10 +26,15 @@ class ChatPrompt {
     ChatPrompt(std::shared_ptr<const ChatTemplates> templates, common_chat_templates_inputs inputs);
 
     const common_chat_params & params() const { return params_; }
-    const std::string & grammar() const { return has_user_grammar() ? inputs_.grammar : params_.grammar; }
-    // What SamplerParams::grammar_prefill wants: a grammar the caller wrote starts after the generation prompt.
-    std::string grammar_prefill() const { return has_user_grammar() ? "" : params_.generation_prompt; }
-    std::vector<GrammarTrigger> grammar_triggers() const;
+    // What the sampler needs to constrain the answer: the template's grammar, else the caller's, else one of the JSON
+    // schema the template's handler did not provide for.
+    struct Constraint {
+        std::string grammar;
+        bool is_lazy = false;
+        std::vector<GrammarTrigger> triggers;
+        std::string prefill; // for SamplerParams::grammar_prefill
+    };
+    const Constraint & constraint() const { return constraint_; }
     bool is_continuation() const;
     // Ids of preserved_tokens that are one token of this vocabulary.
     std::vector<int32_t> preserved_token_ids(const Vocab & vocab) const;
@@ -38,11 +43,13 @@ class ChatPrompt {
     common_chat_parser_params parser_params(bool parse_thinking, bool parse_tool_calls) const;
 
   private:
-    bool has_user_grammar() const { return params_.grammar.empty() && !inputs_.grammar.empty(); }
+    Constraint make_constraint() const;
+    bool is_thinking_open() const; // the generation prompt begins a thinking block
 
     std::shared_ptr<const ChatTemplates> templates_;
     common_chat_templates_inputs inputs_;
     common_chat_params params_;
+    Constraint constraint_;
 };
 
 class ChatTemplates : public std::enable_shared_from_this<ChatTemplates> {

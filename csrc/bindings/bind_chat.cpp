@@ -33,11 +33,12 @@ py::array message_starts(const ChatPrompt & prompt, const Vocab & vocab, const p
 void register_prompt(py::module_ & m) {
     py::class_<ChatPrompt, std::shared_ptr<ChatPrompt>>(m, "ChatPrompt", py::is_final())
         .def_property_readonly("prompt", &text_field<&common_chat_params::prompt>)
-        .def_property_readonly("grammar", [](const ChatPrompt & self) { return text_from_bytes(self.grammar()); })
-        .def_property_readonly("grammar_lazy", [](const ChatPrompt & self) { return self.params().grammar_lazy; })
-        .def_property_readonly("grammar_triggers", &ChatPrompt::grammar_triggers)
+        .def_property_readonly("grammar",
+                               [](const ChatPrompt & self) { return text_from_bytes(self.constraint().grammar); })
+        .def_property_readonly("grammar_lazy", [](const ChatPrompt & self) { return self.constraint().is_lazy; })
+        .def_property_readonly("grammar_triggers", [](const ChatPrompt & self) { return self.constraint().triggers; })
         .def_property_readonly("grammar_prefill",
-                               [](const ChatPrompt & self) { return text_from_bytes(self.grammar_prefill()); })
+                               [](const ChatPrompt & self) { return text_from_bytes(self.constraint().prefill); })
         .def_property_readonly("preserved_tokens", &list_field<&common_chat_params::preserved_tokens>)
         .def_property_readonly("generation_prompt", &text_field<&common_chat_params::generation_prompt>)
         .def_property_readonly("stops", &list_field<&common_chat_params::additional_stops>)

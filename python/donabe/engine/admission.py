@@ -23,6 +23,9 @@ class WaitingQueue:
     def remove(self, sequence: Sequence) -> None:
         self._waiting.remove(sequence)
 
+    def clear(self) -> None:
+        self._waiting.clear()
+
     def highest_priority(self) -> int:
         return max(sequence.priority for sequence in self._waiting)
 

@@ -192,16 +192,25 @@ class Engine:
         return True
 
     def idle(self) -> None:
-        if not self.has_work() and self._compactor is not None:
+        if not self.has_work() and self._compactor is not None and self._closed is None:
             self._compactor.run()
 
     def fail_all(self, error: DonabeError) -> None:
+        """Neither the native context nor the engine's own state is trusted any more: requests only get their answer."""
         with self._lock:
             self._closed = self._closed or error
-        now = self._clock()
-        self._drain_inbox(now)
+        for item in list(self._inbox):
+            if isinstance(item, Call):
+                self._calls[item.request.request_id] = item
+        self._inbox.clear()
         for call in list(self._calls.values()):
-            self._end_call(call, FinishReason.ERROR, now, error)
+            self._outputs.append(
+                SequenceOutput(
+                    request_id=call.request.request_id, finish_reason=FinishReason.ERROR, last=True, error=error
+                )
+            )
+            self._forget(call)
+        self._scheduler.abandon()
         self._flush()
 
     def _drain_inbox(self, now: float) -> None:

@@ -36,7 +36,7 @@ class Scheduler:
         self._speculation = speculation
         self._n_arrived = 0
         self.waiting = WaitingQueue()
-        self.running: list[Sequence] = []  # oldest first
+        self.running: list[Sequence] = []  # by priority, then oldest first
         self.n_preemptions = 0
         self._is_held = False  # the pool was full against the accounting: admit nobody until a sequence has ended
 
@@ -165,7 +165,7 @@ class Scheduler:
         sequence.saved = None
         self._add_cuts(sequence)
         self.running.append(sequence)
-        self.running.sort(key=lambda s: s.age)
+        self.running.sort(key=lambda s: (-s.priority, s.age))
         plan.admitted.append(sequence)
 
     def _resume(self, sequence: Sequence, point: ForkPoint, plan: Plan, now: float) -> bool:
@@ -335,6 +335,11 @@ class Scheduler:
         sequence.state = State.FINISHED
         sequence.branch = None
         sequence.saved = None
+
+    def abandon(self) -> None:
+        """Forget everything without touching the pool: the context is broken or about to be closed."""
+        self.running.clear()
+        self.waiting.clear()
 
     def shift(self, sequence: Sequence, n_ctx: int, now: float) -> None:
         """The sequence's context is full: drop the older half after n_keep and compute what is left again.

@@ -181,6 +181,17 @@ def test_native_failure_ends_every_request_once_and_closes_the_engine():
         h.submit("d", prompt(5))
 
 
+def test_failure_is_told_even_when_the_native_context_is_unusable():
+    h = EngineHarness()
+    h.submit("a", prompt(10))
+    h.step(2)
+    h.submit("b", prompt(10))
+    h.samplers.unbind = h.context.memory.seq_rm = None  # any call raises
+    h.engine.fail_all(RunnerError("the runner stops"))
+    assert {r: len(f) for r, f in h.finals.items()} == {"a": 1, "b": 1}
+    assert not h.engine.has_work() and not h.engine.step()
+
+
 def test_unexpected_full_pool_preempts_and_every_request_still_finishes():
     h = EngineHarness()
     for i in range(3):

@@ -24,11 +24,11 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"_core"},
     "store": set(),
     "registry": {"store"},
-    "modelfile": {"template", "store"},
+    "modelfile": set(),
     "template": set(),
     "convert": {"store", "_core"},
     "client": set(),
-    "cli": {"client", "server"},  # server: `donabe serve` only, see below
+    "cli": {"client", "modelfile", "server"},  # server: `donabe serve` only, see below
     "llm": {"runner", "chat", "engine", "store", "registry"},
     "__init__": {"client", "llm"},
     "__main__": {"cli"},

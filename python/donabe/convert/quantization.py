@@ -62,8 +62,8 @@ def is_embedded(tensor_name: str) -> bool:
 
 def source_type(declared: str, tensors: Sequence[Tensor]) -> str:
     """The float type of an unquantised model: as declared, else that of its matrices; "" if it is quantised."""
+    matrices = {tensor.type.name for tensor in tensors if len(tensor.shape) > 1}
     if declared in FLOAT_TYPES:
-        matrices = {tensor.type.name for tensor in tensors if len(tensor.shape) > 1}
         return declared if matrices <= FLOAT_TYPES else ""
-    found = {tensor.type.name for tensor in tensors if len(tensor.shape) > 1}
-    return next(iter(found)) if len(found) == 1 and found <= FLOAT_TYPES else ""
+    is_plain = declared in ("", "unknown") and len(matrices) == 1 and matrices <= FLOAT_TYPES
+    return matrices.pop() if is_plain else ""

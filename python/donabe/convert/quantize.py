@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,9 @@ class QuantizeJob:
     n_threads: int = 0  # 0 = all physical cores
 
 
-async def quantize(job: QuantizeJob, *, command: Sequence[str] = CHILD_COMMAND) -> AsyncIterator[tuple[int, int]]:
+async def quantize(
+    job: QuantizeJob, *, command: Sequence[str] = CHILD_COMMAND
+) -> AsyncGenerator[tuple[int, int], None]:
     """Run a job to its end; yields (tensors done, tensors in all).
 
     Raises:

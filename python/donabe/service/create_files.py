@@ -1,4 +1,6 @@
-"""The GGUF files a model is created from: what each one is, and how the parts of split models fit together. Blocking."""
+"""The GGUF files a model is created from: what each one is, and how the parts of split models fit together.
+Blocking.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,6 @@ from typing import Literal
 
 from donabe.convert.quantization import is_embedded, source_type
 from donabe.errors import InvalidRequestError, ModelFileError, StoreError
-from donabe.service.create_call import NamedDigests
 from donabe.store.blobs import BlobStore
 from donabe.store.digest import Digest
 from donabe.store.gguf import GgufReader, Tensor
@@ -107,16 +108,6 @@ def _not_gguf(name: str) -> InvalidRequestError:
     return InvalidRequestError(
         "supplied file was not in GGUF format", field="files", hint=f"{name} does not begin with GGUF"
     )
-
-
-def weight_files(files: NamedDigests) -> NamedDigests:
-    """The files of a request that hold weights.
-
-    Raises:
-        InvalidRequestError: there are none, or they are safetensors.
-    """
-    found = tuple((name, digest) for name, digest in files if name.endswith((".gguf", ".safetensors", ".bin", ".pth")))
-    return found or files
 
 
 def group_splits(parts: Sequence[GgufPart]) -> list[tuple[GgufPart, ...]]:

@@ -1,4 +1,6 @@
-"""The layers and the config of a model being created, in the reference system's order and bytes. Blocking store calls."""
+"""The layers and the config of a model being created, in the reference system's order and bytes. Blocking store
+calls.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,6 @@ from donabe.store.manifests import CONFIG_TYPE, LAYER_PREFIX, Layer, Manifest, e
 from donabe.store.summary import human_count
 from donabe.template.gojson import go_json
 from donabe.types import JsonObject, Message
-
-_MESSAGE_LIMIT = 64 << 20
 
 # Renderer and parser of architectures that stored models name them for.
 _ARCHITECTURE_DEFAULTS = {
@@ -68,9 +68,9 @@ class ModelDraft:
     def of_kind(self, kind: str) -> list[LayerDraft]:
         return [draft for draft in self.layers if draft.layer.kind == kind]
 
-    @property
-    def parts(self) -> list[GgufPart]:
-        return [draft.part for draft in self.layers if draft.part is not None]
+    def parts(self, *kinds: str) -> list[GgufPart]:
+        """The GGUFs of layers of some kinds, in layer order."""
+        return [draft.part for draft in self.layers if draft.part is not None and draft.layer.kind in kinds]
 
 
 def apply_texts(draft: ModelDraft, plan: CreatePlan, parameters: JsonObject) -> None:
@@ -89,21 +89,22 @@ def apply_texts(draft: ModelDraft, plan: CreatePlan, parameters: JsonObject) -> 
     if parameters:
         draft.replace(("params",), "params", json_blob(parameters))
     if call.messages:
-        draft.replace(("messages",), "messages", json_blob([_message(message) for message in call.messages]))
+        draft.replace(("messages",), "messages", encode_json([_message(message) for message in call.messages]))
 
 
-def json_blob(value: object) -> bytes:
-    """JSON as stored in a layer: Go's form and a newline."""
+def json_blob(value: JsonObject) -> bytes:
+    """Parameters as stored in a layer: sorted by name, numbers in Go's form, and a newline."""
     return go_json(value).encode("utf-8", "replace") + b"\n"
 
 
-class _Ordered(dict[str, object]):
-    """An object whose keys keep their order in the JSON."""
-
-
 def _message(message: Message) -> JsonObject:
-    value: JsonObject = {"role": message.role, "content": message.content}
-    return value | ({"thinking": message.thinking} if message.thinking else {})
+    value = {"role": _clean(message.role), "content": _clean(message.content)}
+    return value | ({"thinking": _clean(message.thinking)} if message.thinking else {})
+
+
+def _clean(text: str) -> str:
+    """Without lone surrogates, which no stored text can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def stored_parameters(blobs: BlobStore, layers: Sequence[Layer]) -> JsonObject:
@@ -125,7 +126,8 @@ def stored_parameters(blobs: BlobStore, layers: Sequence[Layer]) -> JsonObject:
 def build_config(draft: ModelDraft, plan: CreatePlan) -> JsonObject:
     """The config object, keys in stored order. What the request says wins, then the files, then the base model."""
     call, info, base = plan.call, plan.call.info, draft.inherited
-    facts = _file_facts(draft.parts) if draft.parts else _remote_facts(plan, base)
+    parts = draft.parts("model", "projector") or draft.parts("adapter")
+    facts = _file_facts(parts) if parts else _remote_facts(plan, base)
     renderer, parser = _renderer_and_parser(draft, plan)
     capabilities = [*(base.get("capabilities") or ()), *(info.get("capabilities") or ())]
     family = info.get("model_family") or facts["model_family"]
@@ -155,7 +157,7 @@ def build_config(draft: ModelDraft, plan: CreatePlan) -> JsonObject:
 
 def _file_facts(parts: Sequence[GgufPart]) -> JsonObject:
     main = next((part for part in parts if part.kind == "model"), parts[0]).summary
-    families = [part.summary.architecture for part in parts if part.kind != "adapter"] or [main.architecture]
+    families = [part.summary.architecture for part in parts]
     return {
         "model_format": "gguf",
         "model_family": main.architecture,
@@ -167,19 +169,19 @@ def _file_facts(parts: Sequence[GgufPart]) -> JsonObject:
 
 def _remote_facts(plan: CreatePlan, base: JsonObject) -> JsonObject:
     """Of a model without files of its own: only what its base says."""
-    empty: JsonObject = {"model_format": "", "model_family": "", "model_families": None, "model_type": "", "file_type": ""}
+    empty: JsonObject = {
+        "model_format": "",
+        "model_family": "",
+        "model_families": None,
+        "model_type": "",
+        "file_type": "",
+    }
     return empty if plan.remote_model else empty | {key: base[key] for key in empty if key in base}
 
 
 def _draft_facts(draft: ModelDraft) -> JsonObject | None:
-    drafts = draft.of_kind("draft")
-    if not drafts:
-        return None
-    part = drafts[-1].part
-    if part is None:
-        found = draft.inherited.get("draft")
-        return found if isinstance(found, dict) else None
-    return {"model_format": "gguf", "architecture": part.summary.architecture}
+    drafts = draft.parts("draft")
+    return {"model_format": "gguf", "architecture": drafts[-1].summary.architecture} if drafts else None
 
 
 def _renderer_and_parser(draft: ModelDraft, plan: CreatePlan) -> tuple[str, str]:
@@ -192,7 +194,7 @@ def _renderer_and_parser(draft: ModelDraft, plan: CreatePlan) -> tuple[str, str]
 
 def main_architecture(draft: ModelDraft) -> str:
     """The architecture of the model's GGUF, or ""."""
-    return next((part.summary.architecture for part in draft.parts if part.kind == "model"), "")
+    return next((part.summary.architecture for part in draft.parts("model")), "")
 
 
 def default_parameters(draft: ModelDraft, plan: CreatePlan) -> JsonObject:

@@ -6,11 +6,15 @@ The server owns status codes, headers and sockets; a dialect only turns values i
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
 from donabe.errors import DonabeError
 from donabe.types import Delta, Finished
+
+# Id of the request that is being answered; set by the server, shown in errors of dialects that have a place for it.
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"

@@ -74,9 +74,9 @@ def decode_content(content: object) -> tuple[str, tuple[bytes, ...]]:
     if isinstance(content, str):
         return content, ()
     if not isinstance(content, list):
-        kind = kind_of(content)
+        found = kind_of(content)
         raise InvalidRequestError(
-            f"invalid message content type: {_GO_KINDS.get(kind, kind)}", field="messages.content"
+            f"invalid message content type: {_GO_KINDS.get(found, found)}", field="messages.content"
         )
     texts: list[str] = []
     images: list[bytes] = []

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from donabe.pool.contracts import StartRunner
 from donabe.pool.pool import ModelPool, PoolLimits
 from donabe.server.admission import Admission
+from donabe.server.anthropic_routes import AnthropicRoutes
 from donabe.server.contracts import ServerSettings
 from donabe.server.guards import Guard, HostRules, OriginRules
 from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
@@ -91,6 +92,9 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     add_openai_routes(
         table, OpenAIRoutes(inference, models, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
     )
+    add_anthropic_routes(
+        table, AnthropicRoutes(inference, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
+    )
     origins = OriginRules.parse(settings.origins)
     app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
     app.add_middleware(RequestLog)
@@ -132,6 +136,12 @@ def add_openai_routes(table: RouteTable, openai: OpenAIRoutes) -> None:
     table.add("/v1/models/{model:path}", openai.model, "GET", scope="inference")
     table.add("/v1/rerank", openai.rerank, "POST", scope="inference")
     table.add("/health", openai.health, "GET", scope=None)
+
+
+def add_anthropic_routes(table: RouteTable, anthropic: AnthropicRoutes) -> None:
+    """The Anthropic API."""
+    table.add("/v1/messages", anthropic.messages, "POST", scope="inference")
+    table.add("/v1/messages/count_tokens", anthropic.count_tokens, "POST", scope="inference")
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

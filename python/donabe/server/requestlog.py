@@ -12,6 +12,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from donabe.api.dialect import REQUEST_ID
+
 logger = logging.getLogger("donabe.requests")
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -31,13 +33,15 @@ class RequestLog:
         started = time.monotonic()
         request_id = _request_id(scope)
         scope["donabe.request_id"] = request_id
+        REQUEST_ID.set(request_id)
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+                ids = [(name, request_id.encode()) for name in (b"x-request-id", b"request-id")]
+                message = {**message, "headers": [*message["headers"], *ids]}
             await send(message)
 
         try:

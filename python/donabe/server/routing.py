@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from donabe.api.anthropic_replies import ANTHROPIC_ERRORS
 from donabe.api.dialect import ErrorStyle
 from donabe.api.native_replies import NATIVE_ERRORS
 from donabe.api.openai_replies import OPENAI_ERRORS
@@ -24,7 +25,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 _METHOD_ORDER = ("HEAD", "GET", "POST", "PUT", "PATCH", "DELETE")
 # Longest prefix first.
-_STYLES: tuple[tuple[str, ErrorStyle], ...] = (("/v1/", OPENAI_ERRORS),)
+_STYLES: tuple[tuple[str, ErrorStyle], ...] = (
+    ("/v1/messages", ANTHROPIC_ERRORS),
+    ("/v1/", OPENAI_ERRORS),
+)
 
 
 def style_for(path: str) -> ErrorStyle:

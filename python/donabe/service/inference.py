@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -141,6 +141,8 @@ class Inference:
         """Start answering a conversation."""
         prepared = await self._prepare(call, needs="completion", verb="chat")
         _check_output(call, prepared.spec)
+        if call.think and "thinking" not in prepared.spec.capabilities:
+            prepared = replace(prepared, warnings=(*prepared.warnings, "this model can't think: thinking is left out"))
         has_tools = bool(call.tools) and call.tool_choice.mode != "none"
         if has_tools and not call.force_tools and "tools" not in prepared.spec.capabilities:
             raise _missing(prepared.spec, "tools")

@@ -1,0 +1,336 @@
+"""The Anthropic dialect, requests: `/v1/messages` to chat calls of the use cases. Pure translation.
+
+Blocks of one message become one native message, except tool results, which are messages of their own and come before
+the user's text. System text stays where it was, so that an agent's growing conversation keeps its common prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from donabe.api.body import Fields, decode_base64, kind_of, parse_json
+from donabe.api.durations import parse_keep_alive
+from donabe.api.native import unknown_fields
+from donabe.errors import InvalidRequestError
+from donabe.service.calls import ChatCall, Think
+from donabe.service.parameters import check
+from donabe.types import Constraint, Message, Tool, ToolCall, ToolChoice
+
+_OPTION_FIELDS = ("temperature", "top_p", "top_k")
+_HARMLESS = ("metadata", "service_tier", "cache_control", "context_management", "betas", "speed", "inference_geo")
+_EFFORTS: dict[str, Think] = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "max"}
+
+# Coding agents put a line that differs in every request in front of their system prompt; it says nothing to a model and
+# would make every prompt new to the prefix cache.
+_ATTRIBUTION = "x-anthropic-billing-header:"
+
+
+@dataclass(frozen=True)
+class AnthropicMessages:
+    """A decoded messages request.
+
+    Attributes:
+        n_estimated_tokens: Rough size of the prompt, known before it is tokenised.
+    """
+
+    call: ChatCall
+    is_streamed: bool
+    n_estimated_tokens: int
+    warnings: tuple[str, ...]
+
+
+def decode_messages_request(body: bytes, *, is_counting: bool = False) -> AnthropicMessages:
+    """`POST /v1/messages`, and `/v1/messages/count_tokens` when counting (no `max_tokens` there)."""
+    fields = Fields(parse_json(body, when_empty="EOF"), "MessagesRequest")
+    model = fields.string("model")
+    if not model.strip():
+        raise InvalidRequestError("model is required", field="model")
+    options = _options(fields, needs_max_tokens=not is_counting)
+    items = fields.array("messages", "[]anthropic.MessageParam")
+    if not items:
+        raise InvalidRequestError("messages is required", field="messages")
+    messages, warnings = _conversation(fields.take("system"), items)
+    tools = _tools(fields.array("tools", "[]anthropic.Tool"))
+    choice = _tool_choice(fields.inner("tool_choice"), tools)
+    is_streamed = fields.boolean("stream")
+    if fields.take("mcp_servers") or fields.take("container"):
+        raise InvalidRequestError("mcp_servers and container are not supported", field="mcp_servers")
+    config = fields.inner("output_config")
+    call = ChatCall(
+        model=model,
+        options=options,
+        keep_alive_s=parse_keep_alive(fields.take("keep_alive")),
+        messages=messages,
+        tools=tools,
+        tool_choice=choice,
+        force_tools=choice.mode == "required",
+        think=_think(fields.inner("thinking"), config),
+        ignore_unsupported_thinking=True,
+        constraint=_constraint(fields.take("output_format"), config),
+        truncate=False,
+        context_shift=False,
+    )
+    fields.ignore(*_HARMLESS)
+    return AnthropicMessages(call, is_streamed, _estimate(call), warnings + unknown_fields(fields))
+
+
+def _options(fields: Fields, *, needs_max_tokens: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    max_tokens = fields.take("max_tokens")
+    if max_tokens is not None or needs_max_tokens:
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens <= 0:
+            raise InvalidRequestError("max_tokens is required and must be positive", field="max_tokens")
+        options["num_predict"] = check("num_predict", max_tokens, field="max_tokens")
+    for name in _OPTION_FIELDS:
+        value = fields.take(name)
+        if value is not None:
+            options[name] = check(name, value, field=name)
+    if stops := fields.strings("stop_sequences"):
+        options["stop"] = check("stop", stops, field="stop_sequences")
+    return options
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def _conversation(system: object, items: list[Any]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    names: dict[str, str] = {}  # of tools, by the id of their call
+    warnings: list[str] = []
+    messages: list[Message] = []
+    if text := _system_text(system):
+        messages.append(Message(role="system", content=text))
+    for item in items:
+        fields = Fields(item, "MessagesRequest", "messages.")
+        reader = _BlockReader(fields.string("role").lower(), names)
+        reader.read(fields.take("content"))
+        messages += reader.messages()
+        warnings += reader.warnings
+    return tuple(messages), tuple(dict.fromkeys(warnings))
+
+
+def _system_text(system: object) -> str:
+    if system is None or isinstance(system, str):
+        return system or ""
+    if not isinstance(system, list):
+        raise InvalidRequestError("system must be a string or a list of text blocks", field="system")
+    texts = []
+    for block in system:
+        if not isinstance(block, dict) or block.get("type") != "text" or not isinstance(block.get("text"), str):
+            raise InvalidRequestError("system must be a string or a list of text blocks", field="system")
+        if not block["text"].startswith(_ATTRIBUTION):
+            texts.append(block["text"])
+    return "".join(texts)
+
+
+class _BlockReader:
+    """Gathers the blocks of one message."""
+
+    def __init__(self, role: str, names: dict[str, str]) -> None:
+        self._role = role
+        self._names = names
+        self._texts: list[str] = []
+        self._images: list[bytes] = []
+        self._calls: list[ToolCall] = []
+        self._results: list[Message] = []
+        self._thinking = ""
+        self.warnings: list[str] = []
+
+    def read(self, content: object) -> None:
+        if content is None:
+            raise InvalidRequestError("unexpected end of JSON input", field="messages.content")
+        if isinstance(content, str):
+            self._texts.append(content)
+            return
+        if not isinstance(content, list):
+            raise InvalidRequestError(
+                f"json: cannot unmarshal {kind_of(content)} into Go struct field MessagesRequest.messages of type"
+                " []anthropic.ContentBlock",
+                field="messages.content",
+            )
+        for block in content:
+            if not isinstance(block, dict):
+                raise InvalidRequestError("content blocks must be objects", field="messages.content")
+            self._read_block(block)
+
+    def _read_block(self, block: dict[str, Any]) -> None:
+        kind = block.get("type")
+        if kind in ("text", "search_result"):
+            self._texts.append(_text_of(block))
+        elif kind == "image":
+            self._images.append(_image(block.get("source")))
+        elif kind == "document":
+            self._texts.append(_document(block))
+        elif kind in ("tool_use", "server_tool_use"):
+            self._calls.append(self._call(block))
+        elif kind in ("tool_result", "web_search_tool_result"):
+            self._results.append(self._result(block))
+        elif kind == "thinking":
+            self._thinking = str(block.get("thinking") or "")
+        elif kind == "redacted_thinking":
+            self.warnings.append("redacted_thinking blocks are left out: only their author can read them")
+        else:
+            raise InvalidRequestError(
+                f"content blocks of type {kind!r} are not supported", field="messages.content.type"
+            )
+
+    def _call(self, block: dict[str, Any]) -> ToolCall:
+        for name in ("id", "name"):
+            if not isinstance(block.get(name), str) or not block[name]:
+                raise InvalidRequestError(f"tool_use block missing required '{name}' field", field="messages.content")
+        arguments = block.get("input")
+        if arguments is not None and not isinstance(arguments, dict):
+            raise InvalidRequestError("tool_use input must be an object", field="messages.content.input")
+        self._names[block["id"]] = block["name"]
+        text = msgspec.json.encode(arguments or {}).decode()
+        return ToolCall(name=block["name"], arguments=text, id=block["id"], index=len(self._calls))
+
+    def _result(self, block: dict[str, Any]) -> Message:
+        id, content = block.get("tool_use_id"), block.get("content")
+        if not isinstance(id, str):
+            raise InvalidRequestError(
+                "tool_result block missing required 'tool_use_id' field", field="messages.content"
+            )
+        inner = _BlockReader("tool", {})
+        if (isinstance(content, list) and block.get("type") == "tool_result") or isinstance(content, str):
+            inner.read(content)
+        elif content is not None:  # results of searches the server of another product made
+            inner.read(msgspec.json.encode(content).decode())
+        text = "".join(inner._texts)
+        if block.get("is_error") is True:
+            text = f"Error: {text}"
+        return Message(
+            role="tool", content=text, images=tuple(inner._images), tool_call_id=id, tool_name=self._names.get(id, "")
+        )
+
+    def messages(self) -> list[Message]:
+        own = []
+        if self._texts or self._images or self._calls or self._thinking:
+            own.append(
+                Message(
+                    role=self._role,
+                    content="".join(self._texts),
+                    thinking=self._thinking,
+                    images=tuple(self._images),
+                    tool_calls=tuple(self._calls),
+                )
+            )
+        return [*self._results, *own] if self._role == "user" else [*own, *self._results]
+
+
+def _text_of(block: dict[str, Any]) -> str:
+    text = block.get("text")
+    if isinstance(text, str):
+        return text
+    if isinstance(block.get("content"), list):  # a search result's text blocks
+        return "".join(_text_of(part) for part in block["content"] if isinstance(part, dict))
+    raise InvalidRequestError("text block missing required 'text' field", field="messages.content.text")
+
+
+def _image(source: object) -> bytes:
+    if not isinstance(source, dict):
+        raise InvalidRequestError("invalid image source", field="messages.content.source")
+    if source.get("type") != "base64":
+        raise InvalidRequestError(
+            f"invalid image source type: {source.get('type')}. Only base64 images are supported.",
+            field="messages.content.source.type",
+        )
+    try:
+        return decode_base64(source.get("data"), "messages.content.source.data")
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"invalid base64 image data: {error}", field=error.field) from None
+
+
+def _document(block: dict[str, Any]) -> str:
+    source = block.get("source")
+    if isinstance(source, dict) and source.get("type") == "text" and isinstance(source.get("data"), str):
+        title = block.get("title")
+        return f"{title}\n{source['data']}" if isinstance(title, str) else str(source["data"])
+    raise InvalidRequestError(
+        "only documents with a text source are supported", field="messages.content.source", hint="send the text itself"
+    )
+
+
+# --- tools, thinking, constraints ------------------------------------------------------------------------------------
+
+
+def _tools(items: list[Any]) -> tuple[Tool, ...]:
+    tools = []
+    for item in items:
+        fields = Fields(item, "MessagesRequest", "tools.")
+        name, kind = fields.string("name"), fields.string("type", "custom")
+        if kind != "custom" and not fields.has("input_schema"):
+            raise InvalidRequestError(
+                f"tools of type {kind!r} are not supported", field="tools.type", hint="describe it with an input_schema"
+            )
+        if not name:
+            raise InvalidRequestError("a tool needs a name", field="tools.name")
+        schema = fields.take("input_schema")
+        if schema is not None and not isinstance(schema, dict):
+            raise InvalidRequestError(
+                f'invalid input_schema for tool "{name}": it must be an object', field="tools.input_schema"
+            )
+        tools.append(Tool(name=name, description=fields.string("description"), parameters=schema or {}))
+    return tuple(tools)
+
+
+def _tool_choice(fields: Fields | None, tools: tuple[Tool, ...]) -> ToolChoice:
+    if fields is None:
+        return ToolChoice()
+    kind, name = fields.string("type"), fields.string("name")
+    parallel = not fields.boolean("disable_parallel_tool_use")
+    if kind in ("auto", "none"):
+        return ToolChoice(mode="none" if kind == "none" else "auto", parallel=parallel)
+    if kind == "any":
+        if not tools:
+            raise InvalidRequestError("tool_choice any needs tools", field="tool_choice")
+        return ToolChoice(mode="required", parallel=parallel)
+    if kind == "tool":
+        if not any(tool.name == name for tool in tools):
+            raise InvalidRequestError(f"tool_choice names {name!r}, which is not among the tools", field="tool_choice")
+        return ToolChoice(mode="required", name=name, parallel=parallel)
+    raise InvalidRequestError("tool_choice.type must be auto, any, tool or none", field="tool_choice.type")
+
+
+def _think(thinking: Fields | None, config: Fields | None) -> Think:
+    kind = thinking.string("type") if thinking is not None else ""
+    if kind == "disabled":
+        return False
+    effort = config.string("effort").lower() if config is not None else ""
+    level = _EFFORTS.get(effort)
+    if effort and level is None:
+        raise InvalidRequestError(
+            f"output_config.effort {effort!r} is not known",
+            field="output_config.effort",
+            hint="low, medium, high or max",
+        )
+    return level or (True if kind in ("enabled", "adaptive") else None)
+
+
+def _constraint(output_format: object, config: Fields | None) -> Constraint:
+    """`output_config.format`, or its older place `output_format`."""
+    found = config.take("format") if config is not None else None
+    value = found if found is not None else output_format
+    if value is None:
+        return Constraint()
+    if isinstance(value, dict) and value.get("type") == "json_schema" and isinstance(value.get("schema"), dict):
+        return Constraint(json_schema=value["schema"])
+    raise InvalidRequestError(
+        'the output format must be {"type": "json_schema", "schema": {...}}', field="output_config.format"
+    )
+
+
+def _estimate(call: ChatCall) -> int:
+    """A fourth of the prompt's bytes, at least one."""
+    n_bytes = sum(
+        len(message.role)
+        + len(message.content.encode())
+        + len(message.thinking.encode())
+        + sum(len(part.name) + len(part.arguments.encode()) for part in message.tool_calls)
+        for message in call.messages
+    )
+    for tool in call.tools:
+        n_bytes += len(tool.name) + len(tool.description.encode()) + len(msgspec.json.encode(tool.parameters))
+    return max(1, n_bytes // 4)

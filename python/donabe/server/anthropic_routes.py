@@ -1,0 +1,72 @@
+"""Handlers of `/v1/messages` in the Anthropic dialect. No logic here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from donabe.api import anthropic_replies, anthropic_requests
+from donabe.api.anthropic_replies import ANTHROPIC_ERRORS
+from donabe.api.dialect import PLAIN_JSON
+from donabe.errors import InvalidRequestError, ModelNotFoundError
+from donabe.server.admission import caller_of
+from donabe.server.answers import AnswerResponse, ValueResponse, read_body
+from donabe.server.errors import warning_headers
+from donabe.service.inference import Inference, Reply
+
+_STREAM_HEADERS = [(b"cache-control", b"no-cache")]
+
+
+class AnthropicRoutes:
+    """The Anthropic API over the use cases. Arguments as `NativeRoutes`."""
+
+    def __init__(self, inference: Inference, *, max_body_bytes: int, is_strict: bool = False) -> None:
+        self._inference = inference
+        self._max_body_bytes = max_body_bytes
+        self._is_strict = is_strict
+
+    async def messages(self, request: Request) -> Response:
+        decoded = await self._decode(request)
+        call = replace(decoded.call, scheduling=caller_of(request).scheduling)
+        stops = call.options.get("stop", ())
+
+        async def begin() -> Reply:
+            try:
+                return await self._inference.chat(call)
+            except ModelNotFoundError as error:
+                raise ModelNotFoundError(f"model '{call.model}' not found", name=call.model, hint=error.hint) from None
+
+        def writer(_reply: Reply) -> anthropic_replies.MessageEventWriter:
+            return anthropic_replies.MessageEventWriter(
+                call.model, n_estimated_tokens=decoded.n_estimated_tokens, stop_sequences=stops
+            )
+
+        headers = warning_headers(decoded.warnings)
+        if decoded.is_streamed:
+            return AnswerResponse(begin, style=ANTHROPIC_ERRORS, writer=writer, headers=[*_STREAM_HEADERS, *headers])
+        return AnswerResponse(
+            begin,
+            style=ANTHROPIC_ERRORS,
+            collector=lambda _: anthropic_replies.MessageCollector(call.model, stop_sequences=stops),
+            headers=headers,
+        )
+
+    async def count_tokens(self, request: Request) -> Response:
+        decoded = await self._decode(request, is_counting=True)
+
+        async def compute() -> bytes:
+            _spec, prompt = await self._inference.render(decoded.call)
+            return anthropic_replies.count_body(len(prompt.tokens))
+
+        return ValueResponse(
+            compute, style=ANTHROPIC_ERRORS, media_type=PLAIN_JSON, headers=warning_headers(decoded.warnings)
+        )
+
+    async def _decode(self, request: Request, *, is_counting: bool = False) -> anthropic_requests.AnthropicMessages:
+        body = await read_body(request, self._max_body_bytes)
+        decoded = anthropic_requests.decode_messages_request(body, is_counting=is_counting)
+        if self._is_strict and decoded.warnings:
+            raise InvalidRequestError(decoded.warnings[0], hint="the server runs in strict mode; leave the field out")
+        return decoded

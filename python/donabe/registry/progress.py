@@ -30,6 +30,7 @@ async def follow(
     task = asyncio.ensure_future(work)
     last: PullProgress | None = None
     try:
+        await asyncio.sleep(0)  # let the work begin: a resumed download knows by then where it stands
         while not task.done():
             current = snapshot()
             if current != last:

@@ -1,0 +1,149 @@
+"""Push to and pull from a real registry server: same digests, resume after kill -9, shared pulls."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.fakes.registry_gguf import FakeGguf, FakeTensor, tiny_model
+from tests.fakes.registry_store import add_model
+from tests.registry_program import real_registry
+
+from donabe.errors import ModelNotFoundError
+from donabe.registry.jobs import Pusher, pull_model_sync
+from donabe.registry.references import parse_reference
+from donabe.registry.sources import PullOptions
+from donabe.store.models import ModelStore
+
+N_BYTES = 48_000_000
+
+
+def _big_model() -> FakeGguf:
+    model = tiny_model()
+    return FakeGguf(
+        model.values,
+        (FakeTensor("token_embd.weight", (4, N_BYTES // 16)),),
+        data_bytes=0,
+        tail=random.Random(2).randbytes(N_BYTES),
+    )
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with real_registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def pushed(host: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ModelStore]:
+    """A model that was pushed, and the store it came from."""
+    import asyncio
+
+    store = ModelStore(tmp_path_factory.mktemp("origin"))
+    name = f"{host}/team/big:v1"
+    add_model(store, name, _big_model(), system=b"Say hi!", license=b"MIT", params=b'{"top_k":10}\n')
+
+    async def push() -> list[str]:
+        return [event.status async for event in Pusher(store, _options(host))(name)]
+
+    statuses = asyncio.run(push())
+    assert statuses[-2:] == ["pushing manifest", "success"]
+    return name, store
+
+
+def _options(host: str, rate_limit: int = 0) -> PullOptions:
+    return PullOptions(insecure=True, private_hosts=(host,), rate_limit=rate_limit)
+
+
+def test_pull_gives_the_digests_that_were_pushed(host: str, pushed: tuple[str, ModelStore], tmp_path: Path) -> None:
+    name, origin = pushed
+    store = ModelStore(tmp_path / "models")
+    events = list(pull_model_sync(parse_reference(name), store, _options(host)))
+    assert events[-1].status == "success"
+    assert store.read_manifest(name).digest == origin.read_manifest(name).digest
+    assert store.resolve(name).system == "Say hi!"
+    assert {path.name for path in store.blobs.files()} == {path.name for path in origin.blobs.files()}
+
+
+def test_pushing_again_sends_no_blob(host: str, pushed: tuple[str, ModelStore]) -> None:
+    import asyncio
+
+    name, store = pushed
+
+    async def push() -> int:
+        started = time.monotonic()
+        events = [event async for event in Pusher(store, _options(host))(name)]
+        assert time.monotonic() - started < 5
+        return sum(1 for event in events if event.digest and 0 < event.completed < event.total)
+
+    assert asyncio.run(push()) == 0
+
+
+def test_missing_tag(host: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="file does not exist"):
+        list(pull_model_sync(parse_reference(f"{host}/team/big:absent"), ModelStore(tmp_path), _options(host)))
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+from donabe.registry.jobs import pull_model_sync
+from donabe.registry.references import parse_reference
+from donabe.registry.sources import PullOptions
+from donabe.store.models import ModelStore
+folder, name, host = sys.argv[1:]
+options = PullOptions(insecure=True, private_hosts=(host,), rate_limit=25_000_000)
+for event in pull_model_sync(parse_reference(name), ModelStore(Path(folder)), options):
+    print(event.completed, flush=True)
+"""
+
+
+def test_kill_at_random_offsets_then_resume(host: str, pushed: tuple[str, ModelStore], tmp_path: Path) -> None:
+    name, origin = pushed
+    store = ModelStore(tmp_path / "models")
+    chance = random.Random(3)
+    reached = 0
+    for _ in range(4):
+        child = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, str(store.layout.root), name, host], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        counts = [int(child.stdout.readline() or 0) for _ in range(2)]
+        time.sleep(chance.uniform(0.2, 0.45))
+        child.send_signal(signal.SIGKILL)
+        counts += [int(line) for line in child.communicate()[0].split()]
+        assert counts[1] >= reached - 5_000_000  # 0.2 s at the limit: records are written more often than that
+        reached = max(counts)
+        assert store.names() == () or store.resolve(name)
+    assert 5_000_000 < reached < N_BYTES
+    (*_, last) = pull_model_sync(parse_reference(name), store, _options(host))
+    assert last.status == "success"
+    assert store.read_manifest(name).digest == origin.read_manifest(name).digest
+    store.prune(grace_s=0)
+    assert {path.name for path in store.blobs.files()} == {path.name for path in origin.blobs.files()}
+
+
+def test_two_pulls_at_once_share_the_work(host: str, pushed: tuple[str, ModelStore], tmp_path: Path) -> None:
+    name, _ = pushed
+    store = ModelStore(tmp_path / "models")
+    results: list[str] = []
+
+    def pull() -> None:
+        *_, last = pull_model_sync(parse_reference(name), store, _options(host, rate_limit=100_000_000))
+        results.append(last.status)
+
+    started = time.monotonic()
+    threads = [threading.Thread(target=pull) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == ["success"] * 3
+    assert time.monotonic() - started < 3 * N_BYTES / 100_000_000  # three downloads at the limit would take longer

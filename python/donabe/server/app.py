@@ -16,6 +16,7 @@ from donabe.pool.pool import ModelPool, PoolLimits
 from donabe.server.admission import Admission
 from donabe.server.anthropic_routes import AnthropicRoutes
 from donabe.server.contracts import ServerSettings
+from donabe.server.create_routes import CreateRoutes
 from donabe.server.guards import Guard, HostRules, OriginRules
 from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
 from donabe.server.limits import Limits
@@ -25,8 +26,10 @@ from donabe.server.requestlog import RequestLog
 from donabe.server.routing import RouteTable, error_response, unrouted
 from donabe.server.version import own_version
 from donabe.service.contracts import ModelStore, PullModel, ReadMetadata
+from donabe.service.create import ModelCreator
 from donabe.service.inference import Inference, LoadDefaults
 from donabe.service.models import Models
+from donabe.service.uploads import Uploads
 
 # Resident models when the setting is automatic.
 AUTOMATIC_MAX_LOADED = 3
@@ -42,6 +45,8 @@ class Collaborators:
     pull: PullModel
     read_metadata: ReadMetadata
     start_runner: StartRunner
+    creator: ModelCreator | None = None  # without it and `uploads` there are no routes that make models
+    uploads: Uploads | None = None
 
 
 def create_app(settings: ServerSettings, collaborators: Collaborators | None = None) -> FastAPI:
@@ -95,6 +100,14 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     add_anthropic_routes(
         table, AnthropicRoutes(inference, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
     )
+    if collaborators.creator is not None and collaborators.uploads is not None:
+        create = CreateRoutes(
+            collaborators.creator,
+            collaborators.uploads,
+            max_body_bytes=settings.max_body_bytes,
+            is_strict=settings.strict,
+        )
+        add_create_routes(table, create)
     origins = OriginRules.parse(settings.origins)
     app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
     app.add_middleware(RequestLog)
@@ -125,6 +138,13 @@ def add_native_routes(table: RouteTable, native: NativeRoutes) -> None:
     table.add("/api/user/keys/{key}", native.sign_out, "DELETE", scope="inference")
     table.add("/api/experimental/web_search", native.web_search, "POST", scope="inference")
     table.add("/api/experimental/web_fetch", native.web_fetch, "POST", scope="inference")
+
+
+def add_create_routes(table: RouteTable, create: CreateRoutes) -> None:
+    """Making models out of uploaded files and other models."""
+    table.add("/api/create", create.create, "POST", scope="manage")
+    table.add("/api/blobs/{digest}", create.has_blob, "HEAD", scope="manage")
+    table.add("/api/blobs/{digest}", create.receive_blob, "POST", scope="manage")
 
 
 def add_openai_routes(table: RouteTable, openai: OpenAIRoutes) -> None:

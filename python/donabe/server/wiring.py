@@ -12,6 +12,8 @@ from donabe.registry.sources import options_from
 from donabe.runner.api import ModelRunner
 from donabe.runner.client import Deadlines, RunnerProcess
 from donabe.server.contracts import ServerSettings
+from donabe.service.create import ModelCreator
+from donabe.service.uploads import Uploads
 from donabe.store.metadata import read_metadata
 from donabe.store.models import ModelStore
 from donabe.types import LoadOptions, ModelSpec
@@ -26,11 +28,14 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
     from donabe.server.app import Collaborators
 
     store = ModelStore.from_settings(cast("Settings", settings))
+    pull = Puller(store, options_from(cast("Settings", settings)))
     return Collaborators(
         store=store,
-        pull=Puller(store, options_from(cast("Settings", settings))),
+        pull=pull,
         read_metadata=read_metadata,
         start_runner=partial(_start_runner, deadlines_for(settings)),
+        creator=ModelCreator(store, pull=pull),
+        uploads=Uploads(store),
     )
 
 

@@ -1,4 +1,4 @@
-"""A native model, vocabulary and embedding context made of Python: one token a word, vectors made of the tokens' ids."""
+"""A native model, vocabulary and embedding context in Python: one token a word, vectors made of the tokens' ids."""
 
 from __future__ import annotations
 

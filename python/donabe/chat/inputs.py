@@ -66,8 +66,11 @@ def openai_message(message: Message, index: int) -> dict[str, Any]:
     """One message in the OpenAI form.
 
     Raises:
+        InvalidRequestError: It has no role.
         CapabilityError: It carries images: no vision models are run yet.
     """
+    if not message.role:
+        raise InvalidRequestError(f"messages[{index}] has no role", field=f"messages[{index}].role")
     if message.images:
         raise CapabilityError(
             f"messages[{index}] has an image, but this model does not support vision",

@@ -62,23 +62,42 @@ class NativeOutput:
 
     def __init__(self, parser: ChatParser) -> None:
         self._parser = parser
-        self._content = ""  # emitted so far
+        self._spacing = _Spacing()
 
     def feed(self, text: bytes) -> Parsed:
         deltas = msgspec.json.decode(self._parser.feed(text))
-        self._content += deltas["content"]
-        return Parsed(text=deltas["content"], thinking=deltas["thinking"])
+        return self._spacing.trim(deltas["content"], deltas["thinking"])
 
     def finish(self) -> Parsed:
         """The rest, and all tool calls: they are passed on complete."""
         final = msgspec.json.decode(self._parser.finish())
-        if final["error"]:
-            whole: str = final["content"]
-            rest = whole[len(self._content) :] if whole.startswith(self._content) else final["deltas"]["content"]
-            return Parsed(text=rest, warning=f"the answer was not parsed: {final['error']}")
-        deltas = final["deltas"]
+        rest = self._spacing.trim(final["deltas"]["content"], final["deltas"]["thinking"])
         calls = tuple(_tool_call(call, index) for index, call in enumerate(final["tool_calls"]))
-        return Parsed(text=deltas["content"], thinking=deltas["thinking"], tool_calls=calls)
+        warning = f"the answer was not parsed: {final['error']}" if final["error"] else ""
+        return Parsed(text=rest.text, thinking=rest.thinking, tool_calls=calls, warning=warning)
+
+
+class _Spacing:
+    """Drops the white space that templates put around thinking: at both of its ends, and before what follows it."""
+
+    def __init__(self) -> None:
+        self._held = ""  # white space that is passed on only if more thinking follows
+        self._has_thought = False
+        self._has_content = False
+
+    def trim(self, content: str, thinking: str) -> Parsed:
+        thought = self._thought(thinking) if thinking else ""
+        if self._has_thought and not self._has_content:
+            content = content.lstrip()
+        self._has_content |= bool(content)
+        return Parsed(text=content, thinking=thought)
+
+    def _thought(self, thinking: str) -> str:
+        text = self._held + thinking if self._has_thought else thinking.lstrip()
+        kept = text.rstrip()
+        self._held = text[len(kept) :]
+        self._has_thought |= bool(kept)
+        return kept
 
 
 class TemplateOutput:

@@ -160,7 +160,9 @@ class PromptBuilder:
         if jinja is None:
             return PlainRenderer(self._make_grammar)
         templates = self._load_templates(spec.chat_template)
-        return JinjaRenderer(templates, self._vocab, self._make_parser, frozenset(spec.capabilities))
+        return JinjaRenderer(
+            templates, self._vocab, self._make_parser, self._make_grammar, frozenset(spec.capabilities)
+        )
 
     def _prefers_jinja(self, jinja: str | None, template: str) -> bool:
         """A stored model may carry both. One with a named renderer has a Go template that is only a placeholder."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from donabe.chat import inputs
 from donabe.chat.output import NativeOutput, OutputParser, PlainOutput, TemplateOutput
-from donabe.errors import CapabilityError
+from donabe.errors import CapabilityError, InvalidArgumentError, InvalidRequestError
 from donabe.types import ChatRequest, Message, Tool
 
 if TYPE_CHECKING:
@@ -53,13 +53,18 @@ class JinjaRenderer:
     templates: ChatTemplates
     vocab: Vocab
     make_parser: MakeParser
+    make_grammar: inputs.MakeGrammar
     capabilities: frozenset[str] = frozenset()  # what the stored model declares beyond what the template shows
 
     def render(self, request: ChatRequest, messages: Sequence[Message]) -> Rendered:
         if request.tools and request.tool_choice.mode != "none":
             self._require_tools()
+        inputs.grammar_params(request.constraint, self.make_grammar)  # says what is wrong with a schema, apply does not
         enable_thinking = request.think is not False
-        chat = self.templates.apply(inputs.template_inputs(request, messages, enable_thinking=enable_thinking))
+        try:
+            chat = self.templates.apply(inputs.template_inputs(request, messages, enable_thinking=enable_thinking))
+        except InvalidArgumentError as error:
+            raise InvalidRequestError(error.message, field="messages", hint=error.hint) from error
         if request.think:
             self._require_thinking(chat)
         return Rendered(

@@ -10,8 +10,8 @@ DEFAULT_LATENCY_S = 0.15
 MIN_CHUNK = 16  # progress is guaranteed, however slow the machine
 FIRST_CHUNK = 32  # before anything is measured
 MIN_PREFILL_STEP = 128  # smaller steps waste the matrix kernels
-_SAFETY = 0.85  # of the bound: a step also costs Python and delivery
-_GRAIN = 16  # chunk sizes are multiples of this ...
+_SAFETY = 0.92  # of the bound: a step also costs Python and delivery
+_GRAIN = 8  # chunk sizes are multiples of this ...
 _STICKY = 0.2  # ... and change only for more than this fraction, so that compute graphs can be reused
 
 
@@ -91,8 +91,9 @@ class StepBudget:
 
 
 def _follow(old: float, new: float) -> float:
-    """Moving average that believes bad news sooner than good news."""
+    """Moving average that believes bad news sooner than good news, but a single outlier only in part."""
     if not old:
         return new
+    new = min(new, 2 * old)
     weight = 0.6 if new > old else 0.25
     return old + weight * (new - old)

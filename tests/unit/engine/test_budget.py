@@ -24,7 +24,7 @@ def test_unmeasured_budget_is_careful_beside_decodes_and_full_alone():
 def test_chunk_keeps_the_step_under_the_default_bound():
     budget = measured()
     n = budget.prefill_tokens(2)
-    assert 96 <= n <= 128
+    assert 112 <= n <= 128
     assert 0.010 + n * 0.001 <= 0.15
 
 
@@ -45,9 +45,16 @@ def test_alone_a_slow_machine_gets_steps_of_about_the_aimed_length():
     assert measured(token_s=0.0001).prefill_tokens(0) == 512
 
 
-def test_sudden_slowness_shrinks_the_chunk_within_two_steps():
+def test_one_hiccup_does_not_make_the_chunk_tiny():
     budget = measured()
-    for _ in range(2):
+    before = budget.prefill_tokens(2)
+    budget.observe(2, 100, 3.0)
+    assert budget.prefill_tokens(2) >= before / 2
+
+
+def test_lasting_slowness_shrinks_the_chunk_within_four_steps():
+    budget = measured()
+    for _ in range(4):
         budget.observe(2, 100, 0.010 + 100 * 0.004)
     assert budget.prefill_tokens(2) <= 48
 
@@ -58,7 +65,7 @@ def test_chunk_size_is_stable_under_noise():
     for i in range(30):
         budget.observe(2, 100, 0.010 + 100 * (0.001 + 0.00005 * (i % 3)))
         sizes.add(budget.prefill_tokens(2))
-    assert len(sizes) <= 2
+    assert len(sizes) <= 3
 
 
 def test_rows_between_measured_ones_are_interpolated():

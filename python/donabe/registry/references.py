@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from donabe.errors import InvalidNameError
+from donabe.store.foreign import looks_like_file
 from donabe.store.names import ModelName
 
 _REQUIREMENT = re.compile(
@@ -77,13 +78,9 @@ def parse_reference(text: str, *, allow_paths: bool = False) -> Reference:
     if text.lower().startswith("pypi:"):
         package = parse_package(text[len("pypi:") :])
         return Reference(name=package.name, package=package)
-    if text.startswith("file:") or _looks_like_path(text):
+    if text.startswith("file:") or looks_like_file(text):
         if not allow_paths:
             raise InvalidNameError("invalid model name", hint="a file on the server can't be named from outside")
         stripped = text.removeprefix("file://").removeprefix("file:")
         return Reference(path=Path(stripped).expanduser())
     return Reference(name=ModelName.parse(text))
-
-
-def _looks_like_path(text: str) -> bool:
-    return text.startswith(("/", "./", "../", "~", ".\\", "..\\")) or text.lower().endswith(".gguf")

@@ -115,6 +115,11 @@ def _split_files(path: Path, prefix: str, count: int) -> Iterator[Path]:
         yield member
 
 
+def looks_like_file(text: str) -> bool:
+    """Whether what a user typed for a model means a file: a path, or anything that ends in `.gguf`."""
+    return text.startswith(("/", "./", "../", "~", ".\\", "..\\")) or text.lower().endswith(".gguf")
+
+
 def file_spec(path: Path, name: str = "") -> ModelSpec:
     """The spec of a GGUF file used where it lies (with the rest of its split set, if it is one of several).
 

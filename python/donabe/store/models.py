@@ -74,21 +74,25 @@ class ModelStore:
     Args:
         root: The store's folder. Nothing is created before something is written.
         extra: Read-only collections; a name that exists in several places means the first.
+        allow_files: Whether `resolve` also takes the absolute path of a GGUF file. Only where every caller may read the
+            files of this machine anyway: a name from the network must not tell which files exist.
     """
 
-    def __init__(self, root: Path, extra: Sequence[ReadOnlyModels] = ()) -> None:
+    def __init__(self, root: Path, extra: Sequence[ReadOnlyModels] = (), *, allow_files: bool = False) -> None:
         self.layout = StoreLayout(Path(root).expanduser().absolute())
         self.blobs = BlobStore(self.layout)
         self._extra = tuple(extra)
+        self._allow_files = allow_files
 
     @classmethod
-    def from_settings(cls, settings: Settings | None = None) -> ModelStore:
+    def from_settings(cls, settings: Settings | None = None, *, allow_files: bool = False) -> ModelStore:
         """The user's own store, with the models other programs keep on this machine."""
         from donabe.settings import load_settings
         from donabe.store.foreign import foreign_models  # it builds on this module's pieces
 
         settings = settings or load_settings()
-        return cls(settings.models_dir, foreign_models(settings.models_dir, settings.extra_stores, settings.hf_cache))
+        extra = foreign_models(settings.models_dir, settings.extra_stores, settings.hf_cache)
+        return cls(settings.models_dir, extra, allow_files=allow_files)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -124,6 +128,11 @@ class ModelStore:
             ModelNotFoundError: No such model; the hint offers the nearest names.
             StoreError, ModelFileError: It is there, but damaged.
         """
+        if self._allow_files and isinstance(name, str):
+            from donabe.store.foreign import file_spec, looks_like_file  # it builds on this module's pieces
+
+            if looks_like_file(name) and Path(name).is_absolute():
+                return file_spec(Path(name), name=name)
         canonical = self.canonical(name)
         try:
             return self._spec(canonical, strict=True)
@@ -238,6 +247,8 @@ class ModelStore:
         if target == stored.path:
             return
         with store_errors(self.layout.root), self.lock():
+            if self._digests_of(stored.path) != stored.manifest.digests:
+                raise self.not_found(source)  # deleted or replaced since it was read
             write_atomically(target, stored.data)
 
     def prune(self, grace_s: float = PRUNE_GRACE_S, now: float | None = None) -> PruneReport:

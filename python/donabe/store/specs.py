@@ -13,10 +13,11 @@ import msgspec
 
 from donabe.errors import ModelFileError, StoreError
 from donabe.store.blobs import BlobStore
+from donabe.store.capabilities import model_capabilities
 from donabe.store.digest import Digest
 from donabe.store.manifests import Layer, Manifest
 from donabe.store.names import ModelName
-from donabe.store.summary import GgufSummary, human_count, ordered, require_model, summarize
+from donabe.store.summary import GgufSummary, human_count, require_model, summarize
 from donabe.types import AdapterSpec, Capability, JsonObject, Message, ModelDetails, ModelSpec
 
 _KNOWN: frozenset[str] = frozenset(
@@ -111,6 +112,7 @@ def build_spec(
         for path in (*projectors, *(adapter.path for adapter in adapters), *drafts):
             summarize(path)
     templates = [*manifest.of_kind("template"), *manifest.of_kind("prompt")]
+    template = _text(blobs, templates[-1:]) if templates else None
     return ModelSpec(
         name=name.short,
         digest=digest,
@@ -118,17 +120,18 @@ def build_spec(
         projector=projectors[0] if projectors else None,
         draft=drafts[-1] if drafts else None,
         adapters=adapters,
-        template=_text(blobs, templates[-1:]) if templates else None,
+        template=template,
         system=_text(blobs, manifest.of_kind("system")[-1:]),
         parameters=_parameters(blobs, manifest.of_kind("params")),
         messages=_messages(blobs, manifest.of_kind("messages")[-1:]),
         licenses=tuple(_text(blobs, (layer,)) for layer in manifest.of_kind("license")),
-        capabilities=_all_capabilities(config, summary, projectors),
+        capabilities=model_capabilities(config, summary, projectors, template),
         size_bytes=manifest.size_bytes,
         modified_at=modified_at,
         details=_details(config, summary, models),
         parser=config.parser,
         renderer=config.renderer,
+        requires=config.requires,
     )
 
 
@@ -143,7 +146,7 @@ def plain_spec(name: str, paths: Sequence[Path], summary: GgufSummary, projector
         digest=Digest.of_bytes(mark.encode("utf-8", "surrogateescape")).hex,
         paths=tuple(str(path) for path in paths),
         projector=projectors[0] if projectors else None,
-        capabilities=_all_capabilities(config, summary, projectors),
+        capabilities=model_capabilities(config, summary, projectors, None),
         size_bytes=sum(status.st_size for status in statuses),
         modified_at=max(status.st_mtime for status in statuses),
         details=_details(config, summary, ()),
@@ -183,35 +186,6 @@ def _details(config: ModelConfig, summary: GgufSummary | None, models: Sequence[
         context_length=config.context_length or (summary.context_length if summary else 0),
         embedding_length=config.embedding_length or (summary.embedding_length if summary else 0),
     )
-
-
-def _all_capabilities(
-    config: ModelConfig, summary: GgufSummary | None, projectors: Sequence[str]
-) -> tuple[Capability, ...]:
-    found: list[Capability] = list(config.capabilities)
-    if summary is not None and config.format in {"", "gguf"}:
-        found += summary.capabilities
-    if projectors:
-        found.append("vision")
-        with_audio = _projector_hears(projectors)
-        found += ["audio"] if with_audio else []
-    if config.family in {"gptoss", "gpt-oss"}:
-        found.append("thinking")
-    return ordered(found)
-
-
-def _projector_hears(projectors: Sequence[str]) -> bool:
-    from donabe.store.gguf import GgufReader
-
-    for path in projectors:
-        try:
-            with GgufReader(path) as reader:
-                hears = any(key.endswith("has_audio_encoder") and reader.get(key) is True for key in reader.entries)
-                if hears and reader.text("clip.vision.projector_type") != "gemma3nv":
-                    return True
-        except ModelFileError:
-            continue
-    return False
 
 
 def _text(blobs: BlobStore, layers: Sequence[Layer]) -> str:

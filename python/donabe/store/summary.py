@@ -18,6 +18,7 @@ from pathlib import Path
 from donabe.errors import ModelFileError
 from donabe.store import gguf_rules, gguf_tables
 from donabe.store.gguf import GgufReader
+from donabe.store.gguf_dialect import check_dialect
 from donabe.types import Capability
 
 _CACHE_ENTRIES = 512
@@ -65,6 +66,7 @@ def summarize(path: str | os.PathLike[str]) -> GgufSummary:
             return _cache[key]
     with GgufReader(path) as reader:
         gguf_rules.check(reader)
+        check_dialect(reader)
         summary = _summarize(reader)
     with _cache_lock:
         _cache[key] = summary

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from donabe.llm import LLM, AsyncLLM, Chunk, Completion
     from donabe.types import FinishReason, Message, Tool, ToolCall, Usage
 
-__all__ = [
-    "LLM",
+__all__ = [  # noqa: RUF022 (plain order; ruff would put LLM first)
     "AsyncClient",
     "AsyncLLM",
     "Chunk",
@@ -30,6 +29,7 @@ __all__ = [
     "Completion",
     "DonabeError",
     "FinishReason",
+    "LLM",
     "Message",
     "Tool",
     "ToolCall",

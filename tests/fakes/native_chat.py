@@ -1,4 +1,4 @@
-"""The native template engine and answer parser in Python: `role:content` lines, `<t>thinking</t>`, `CALL name {json}`."""
+"""The native template engine and answer parser in Python: `role: content` lines, `<t>thinking</t>`, `CALL name {}`."""
 
 from __future__ import annotations
 

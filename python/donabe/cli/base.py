@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
+
+
+def file_as_absolute(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A model given as the path of a GGUF file, made absolute: the server does not share our working directory."""
+    if value is None:
+        return None
+    if value.startswith(("./", "../", "~", ".\\", "..\\")) or (
+        value.lower().endswith(".gguf") and os.path.exists(value)
+    ):
+        return os.path.abspath(os.path.expanduser(value))
+    return value
 
 
 class Command(click.Command):

@@ -12,6 +12,8 @@ from donabe.registry.sources import options_from
 from donabe.runner.api import ModelRunner
 from donabe.runner.client import Deadlines, RunnerProcess
 from donabe.server.contracts import ServerSettings
+from donabe.server.guards import is_loopback
+from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
 from donabe.service.create import ModelCreator
 from donabe.service.uploads import Uploads
 from donabe.store.metadata import read_metadata
@@ -27,7 +29,7 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
     """What `donabe serve` runs over."""
     from donabe.server.app import Collaborators
 
-    store = ModelStore.from_settings(cast("Settings", settings))
+    store = ModelStore.from_settings(cast("Settings", settings), allow_files=_callers_are_local(settings))
     pull = Puller(store, options_from(cast("Settings", settings)))
     return Collaborators(
         store=store,
@@ -37,6 +39,14 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
         creator=ModelCreator(store, pull=pull),
         uploads=Uploads(store),
     )
+
+
+def _callers_are_local(settings: ServerSettings) -> bool:
+    """Only this machine's own users can call, so they may name files they could read themselves."""
+    keys_required = KeyRing(
+        settings.api_keys, KeyFile(settings.home / KEY_FILE), required=settings.require_api_key
+    ).is_required
+    return is_loopback(settings.host) and not keys_required
 
 
 def deadlines_for(settings: ServerSettings) -> Deadlines:

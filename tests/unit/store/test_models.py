@@ -440,3 +440,10 @@ def test_temporary_names_are_never_digests(tmp_path: Path) -> None:
     names = {StoreLayout(tmp_path).new_temp().name for _ in range(100)}
     assert len(names) == 100
     assert all(len(name) < len("sha256-") + 64 for name in names)
+
+
+def test_resolve_takes_a_file_only_where_files_are_allowed(tmp_path: Path) -> None:
+    path = tiny_model().write(tmp_path / "model.gguf")
+    assert ModelStore(tmp_path / "store", allow_files=True).resolve(str(path)).paths == (str(path),)
+    with pytest.raises(InvalidNameError):
+        ModelStore(tmp_path / "store").resolve(str(path))

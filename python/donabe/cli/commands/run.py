@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from donabe.cli.base import Command
+from donabe.cli.base import Command, file_as_absolute
 from donabe.cli.connection import connected
 from donabe.cli.run_model.options import RunOptions, find_or_pull
 from donabe.cli.text import normalize_keep_alive
@@ -56,7 +56,7 @@ def _format(_ctx: click.Context, _parameter: click.Parameter, text: str | None) 
 
 
 @click.command("run", cls=RunCommand, settings=("host", "editor", "no_history"))
-@click.argument("model")
+@click.argument("model", callback=file_as_absolute)
 @click.argument("prompt", nargs=-1)
 @click.option("--dimensions", type=click.IntRange(min=1), help="Length of embeddings (embedding models)")
 @click.option("--format", callback=_format, metavar="json|SCHEMA", help="Answer in JSON, or as a JSON schema says")

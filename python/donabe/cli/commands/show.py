@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from donabe.cli.base import Command
+from donabe.cli.base import Command, file_as_absolute
 from donabe.cli.connection import connected
 from donabe.cli.text import format_count
 from donabe.types import JsonObject
@@ -18,7 +18,7 @@ _COLUMN_WIDTH, _TEXT_WIDTH = 30, 100
 
 
 @click.command("show", cls=Command)
-@click.argument("model")
+@click.argument("model", callback=file_as_absolute)
 @click.option("--license", is_flag=True, help="Show license of a model")
 @click.option("--modelfile", is_flag=True, help="Show Modelfile of a model")
 @click.option("--parameters", is_flag=True, help="Show parameters of a model")

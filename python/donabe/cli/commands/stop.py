@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from donabe.cli.base import Command
+from donabe.cli.base import Command, file_as_absolute
 from donabe.cli.connection import connected
 from donabe.errors import ModelNotFoundError, ResponseError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("stop", cls=Command)
-@click.argument("model", required=False)
+@click.argument("model", required=False, callback=file_as_absolute)
 @click.option("--server", is_flag=True, help="End the server that runs in the background")
 def stop(model: str | None, server: bool) -> None:
     """Stop a running MODEL: it leaves memory once its requests are done."""

@@ -7,6 +7,7 @@ import json
 import pytest
 from tests.fakes.live import running
 from tests.fakes.server import make_server
+from tests.fakes.settings import FakeSettings
 
 from donabe.types import Delta, Failed, Finished, FinishReason, TokenLogprob, ToolCall, Usage
 
@@ -34,8 +35,9 @@ def script(request):
 
 
 @pytest.fixture(scope="module")
-def url():
-    with running(make_server(script=script).app) as url:
+def url(tmp_path_factory):
+    settings = FakeSettings(home=tmp_path_factory.mktemp("home"))
+    with running(make_server(script=script, settings=settings).app) as url:
         yield url
 
 
@@ -123,6 +125,28 @@ async def test_openai_async(url):
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="unused") as client:
         stream = await client.chat.completions.create(model="C", messages=HI, stream=True)
         assert "".join([c.choices[0].delta.content or "" async for c in stream]) == "Hello"
+
+
+def test_openai_responses(oai):
+    first = oai.responses.create(model="C", input="hi")
+    assert (first.output_text, first.status, first.usage.total_tokens) == ("Hello", "completed", 14)
+    second = oai.responses.create(model="C", input="and?", previous_response_id=first.id)
+    assert second.previous_response_id == first.id
+    assert oai.responses.retrieve(first.id).output_text == "Hello"
+    oai.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        oai.responses.retrieve(first.id)
+
+
+def test_openai_responses_stream(oai):
+    tools = [{"type": "function", "name": "add", "parameters": PARAMETERS}]
+    with oai.responses.stream(model="T", input="hi", tools=tools) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert kinds[-1] == "response.completed"
+    assert [item.type for item in final.output] == ["reasoning", "function_call"]
+    with oai.responses.stream(model="C", input="hi") as stream:
+        assert "".join(event.delta for event in stream if event.type == "response.output_text.delta") == "Hello"
 
 
 # --- anthropic -------------------------------------------------------------------------------------------------------

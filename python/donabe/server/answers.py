@@ -126,6 +126,7 @@ class AnswerResponse(WorkResponse):
         begin: Resolves the model and starts the answer.
         writer: Makes the dialect's writer of a streamed answer.
         collector: Makes its collector of a whole one, used when there is no writer.
+        before_end: Runs when the final event is known and before the client sees it.
     """
 
     def __init__(
@@ -135,12 +136,14 @@ class AnswerResponse(WorkResponse):
         style: ErrorStyle,
         writer: Callable[[Reply], EventWriter] | None = None,
         collector: Callable[[Reply], Collector] | None = None,
+        before_end: Callable[[], Awaitable[None]] | None = None,
         headers: Headers | None = None,
     ) -> None:
         super().__init__(style, headers=headers)
         self._begin = begin
         self._writer = writer
         self._collector = collector
+        self._before_end = before_end
 
     async def _serve(self, send: Send) -> None:
         try:
@@ -167,6 +170,8 @@ class AnswerResponse(WorkResponse):
                 elif type(event) is Failed:
                     raise error_from(event)
             body = collector.body()
+            if self._before_end is not None:
+                await self._before_end()
         except Exception as error:
             await send_error(send, as_donabe_error(error), self._style)
         else:
@@ -178,6 +183,8 @@ class AnswerResponse(WorkResponse):
         try:
             first = await anext(events, None)
             chunk = _encode(first, writer, reply)
+            if type(first) is Finished:
+                await self._ending(first)
         except Exception as error:
             await send_error(send, as_donabe_error(error), self._style)
             return
@@ -189,11 +196,15 @@ class AnswerResponse(WorkResponse):
         try:
             async for event in events:
                 # The common case inline: this loop runs once for every streamed token.
-                chunk = writer.delta(event) if type(event) is Delta else _encode(event, writer, reply)
+                if type(event) is Delta:
+                    chunk = writer.delta(event)
+                else:
+                    chunk = _encode(event, writer, reply)
+                    is_ended = type(event) is Finished and event.last
+                    if type(event) is Finished:
+                        await self._ending(event)
                 if chunk:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                if type(event) is Finished:
-                    is_ended = event.last
             if not is_ended:
                 raise RunnerError("the model's process ended the answer without saying why")
         except OSError:
@@ -204,6 +215,10 @@ class AnswerResponse(WorkResponse):
                 {"type": "http.response.body", "body": writer.failed(status_of(shown), shown), "more_body": True}
             )
         await send({"type": "http.response.body", "body": b""})
+
+    async def _ending(self, event: Finished) -> None:
+        if event.last and self._before_end is not None:
+            await self._before_end()
 
 
 def _encode(event: Delta | Finished | Failed | None, writer: EventWriter, reply: Reply) -> bytes:

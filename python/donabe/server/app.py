@@ -23,12 +23,14 @@ from donabe.server.limits import Limits
 from donabe.server.native_routes import NativeRoutes
 from donabe.server.openai_routes import OpenAIRoutes
 from donabe.server.requestlog import RequestLog
+from donabe.server.responses_routes import ResponsesRoutes
 from donabe.server.routing import RouteTable, error_response, unrouted
 from donabe.server.version import own_version
 from donabe.service.contracts import ModelStore, PullModel, ReadMetadata
 from donabe.service.create import ModelCreator
 from donabe.service.inference import Inference, LoadDefaults
 from donabe.service.models import Models
+from donabe.service.response_store import ResponseStore
 from donabe.service.uploads import Uploads
 
 # Resident models when the setting is automatic.
@@ -77,6 +79,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await pool.close(drain_s=DRAIN_S)
+        responses.close()
 
     app = FastAPI(
         title="donabe",
@@ -108,6 +111,11 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
             is_strict=settings.strict,
         )
         add_create_routes(table, create)
+    responses = ResponseStore(settings.home / "responses.db")
+    add_responses_routes(
+        table,
+        ResponsesRoutes(inference, responses, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict),
+    )
     origins = OriginRules.parse(settings.origins)
     app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
     app.add_middleware(RequestLog)
@@ -162,6 +170,14 @@ def add_anthropic_routes(table: RouteTable, anthropic: AnthropicRoutes) -> None:
     """The Anthropic API."""
     table.add("/v1/messages", anthropic.messages, "POST", scope="inference")
     table.add("/v1/messages/count_tokens", anthropic.count_tokens, "POST", scope="inference")
+
+
+def add_responses_routes(table: RouteTable, responses: ResponsesRoutes) -> None:
+    """The OpenAI Responses API."""
+    table.add("/v1/responses", responses.create, "POST", scope="inference")
+    table.add("/v1/responses/{id}", responses.retrieve, "GET", scope="inference")
+    table.add("/v1/responses/{id}", responses.delete, "DELETE", scope="inference")
+    table.add("/v1/responses/{id}/input_items", responses.input_items, "GET", scope="inference")
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -23,6 +23,10 @@ class RequestTooLargeError(RequestError):
     """The request body is larger than the server's `max_body`."""
 
 
+class NotFoundError(RequestError):
+    """There is no such thing (other than a model) here."""
+
+
 class UnauthorizedError(RequestError):
     """No API key, or not one the server knows."""
 
@@ -37,6 +41,7 @@ class TooManyRequestsError(ServerBusyError):
 
 STATUS: dict[type[BaseException], int] = {
     RequestTooLargeError: 413,
+    NotFoundError: 404,
     UnauthorizedError: 401,
     ForbiddenError: 403,
     TooManyRequestsError: 429,

@@ -1,0 +1,182 @@
+"""The OpenAI Responses dialect, requests: `POST /v1/responses` to a chat call and what the reply echoes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from donabe.api.body import Fields, parse_json
+from donabe.api.durations import parse_keep_alive
+from donabe.api.native import unknown_fields
+from donabe.api.openai_messages import decode_effort, decode_function, decode_tool_choice
+from donabe.api.openai_requests import DEFAULT_OPTIONS
+from donabe.api.responses_items import input_items
+from donabe.errors import InvalidRequestError
+from donabe.service.calls import ChatCall
+from donabe.service.parameters import check
+from donabe.types import Constraint, JsonObject, Tool
+
+_STRUCT = "ResponsesRequest"
+_ECHOED = ("user", "safety_identifier", "prompt_cache_key", "service_tier", "prompt_cache_retention")
+_LOGPROBS = "message.output_text.logprobs"
+
+
+@dataclass(frozen=True)
+class ResponsesRequest:
+    """A decoded request.
+
+    Attributes:
+        call: The chat call without its messages: those also depend on the stored conversation.
+        items: This request's own input.
+        echo: Members of the reply that repeat the request.
+    """
+
+    call: ChatCall
+    items: list[JsonObject]
+    instructions: str
+    previous_response_id: str
+    is_stored: bool
+    is_streamed: bool
+    echo: JsonObject = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def decode_responses(body: bytes) -> ResponsesRequest:
+    """`POST /v1/responses`."""
+    fields = Fields(parse_json(body, when_empty="EOF"), _STRUCT)
+    model = fields.string("model")
+    if not model.strip():
+        raise InvalidRequestError("model is required", field="model")
+    if fields.boolean("background"):
+        raise InvalidRequestError("background is not supported", field="background", hint="stream the response instead")
+    for name in ("conversation", "prompt"):
+        if fields.take(name) is not None:
+            raise InvalidRequestError(f"{name} is not supported", field=name, hint="use previous_response_id")
+    items = input_items(fields.take("input"))
+    raw_tools = fields.array("tools", "[]responses.Tool")
+    tools, warnings = _tools(raw_tools)
+    raw_choice = fields.take("tool_choice")
+    parallel = fields.boolean("parallel_tool_calls", True)
+    choice = decode_tool_choice(raw_choice, tools, parallel=parallel)
+    options, top_logprobs = _options(fields)
+    text_format, constraint = _text_format(fields)
+    reasoning = fields.take("reasoning")
+    truncation = fields.string("truncation") or "disabled"
+    if truncation not in ("auto", "disabled"):
+        raise InvalidRequestError("truncation must be auto or disabled", field="truncation")
+    include = fields.strings("include")
+    previous, instructions = fields.string("previous_response_id"), fields.string("instructions")
+    is_stored, is_streamed = fields.boolean("store", True), fields.boolean("stream")
+    metadata, max_tool_calls = fields.mapping("metadata"), fields.take("max_tool_calls")
+    echoed = {name: fields.take(name) for name in _ECHOED}
+    call = ChatCall(
+        model=model,
+        options=options,
+        default_options=DEFAULT_OPTIONS,
+        keep_alive_s=parse_keep_alive(fields.take("keep_alive")),
+        tools=tools,
+        tool_choice=choice,
+        force_tools=choice.mode == "required",
+        constraint=constraint,
+        think=decode_effort(reasoning.get("effort")) if isinstance(reasoning, dict) else None,
+        truncate=truncation == "auto",
+        context_shift=False,
+        logprobs=bool(top_logprobs) or _LOGPROBS in include,
+        top_logprobs=top_logprobs,
+    )
+    fields.ignore("stream_options")
+    echo: JsonObject = {
+        "previous_response_id": previous or None,
+        "instructions": instructions or None,
+        "tools": raw_tools,
+        "tool_choice": raw_choice or "auto",
+        "truncation": truncation,
+        "parallel_tool_calls": parallel,
+        "text": {"format": text_format},
+        "top_p": options.get("top_p", 1),
+        "temperature": options.get("temperature", 1),
+        "presence_penalty": options.get("presence_penalty", 0),
+        "frequency_penalty": options.get("frequency_penalty", 0),
+        "top_logprobs": top_logprobs,
+        "reasoning": reasoning,
+        "max_output_tokens": options.get("num_predict"),
+        "max_tool_calls": max_tool_calls,
+        "store": is_stored,
+        "background": False,
+        "metadata": metadata,
+        "service_tier": echoed["service_tier"] or "default",
+        "safety_identifier": echoed["safety_identifier"],
+        "prompt_cache_key": echoed["prompt_cache_key"],
+    }
+    return ResponsesRequest(
+        call, items, instructions, previous, is_stored, is_streamed, echo, warnings + unknown_fields(fields)
+    )
+
+
+def _options(fields: Fields) -> tuple[dict[str, Any], int]:
+    options: dict[str, Any] = {}
+    names = {
+        "temperature": "temperature",
+        "top_p": "top_p",
+        "max_output_tokens": "num_predict",
+        "presence_penalty": "presence_penalty",
+        "frequency_penalty": "frequency_penalty",
+        "seed": "seed",
+    }
+    for name, option in names.items():
+        value = fields.take(name)
+        if value is not None:
+            options[option] = check(option, value, field=name)
+    top_logprobs = fields.take("top_logprobs")
+    return options, 0 if top_logprobs is None else check("top_logprobs", top_logprobs, field="top_logprobs")
+
+
+def _text_format(fields: Fields) -> tuple[JsonObject, Constraint]:
+    text = fields.inner("text")
+    found = text.take("format") if text is not None else None
+    if found is None:
+        return {"type": "text"}, Constraint()
+    kind = found.get("type") if isinstance(found, dict) else None
+    if kind == "text":
+        return found, Constraint()
+    if kind == "json_object":
+        return found, Constraint(json_object=True)
+    if kind == "json_schema" and isinstance(found.get("schema"), dict):
+        return found, Constraint(json_schema=found["schema"])
+    raise InvalidRequestError(
+        "text.format must be text, json_object, or json_schema with a schema", field="text.format"
+    )
+
+
+def _tools(items: list[Any], prefix: str = "") -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """Function tools, those of namespaces under the namespace's name. A web search is never needed by a model, so it
+    is left out with a warning; other tools that a hosted service runs are refused."""
+    tools: list[Tool] = []
+    warnings: list[str] = []
+    for item in items:
+        fields = Fields(item, _STRUCT, "tools.")
+        kind = fields.string("type", "function")
+        if kind == "namespace":
+            name = fields.string("name")
+            inner, notes = _tools(fields.array("tools", "[]responses.Tool"), f"{prefix}{name}.")
+            tools += inner
+            warnings += notes
+        elif kind == "function":
+            tool = decode_function(fields)
+            name = tool.name if tool.name.startswith(prefix) else prefix + tool.name
+            tools.append(Tool(name=name, description=tool.description, parameters=tool.parameters))
+        elif kind == "custom":
+            text = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+            tools.append(Tool(name=fields.string("name"), description=fields.string("description"), parameters=text))
+        elif kind.startswith("web_search"):
+            warnings.append(f"the {kind} tool is left out: donabe searches nothing")
+        else:
+            raise InvalidRequestError(
+                f"tools of type {kind!r} are not supported", field="tools.type", hint="use function tools"
+            )
+    return tuple(tools), tuple(warnings)
+
+
+def custom_tool_names(tools: list[Any]) -> frozenset[str]:
+    """Names of the tools whose input is free text."""
+    return frozenset(item["name"] for item in tools if isinstance(item, dict) and item.get("type") == "custom")

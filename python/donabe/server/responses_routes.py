@@ -1,0 +1,125 @@
+"""Handlers of `/v1/responses`: making responses, continuing stored ones, looking at and deleting them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from donabe.api import responses_items, responses_replies, responses_requests
+from donabe.api.dialect import PLAIN_JSON
+from donabe.api.openai_replies import OPENAI_ERRORS
+from donabe.errors import InvalidRequestError, ModelNotFoundError
+from donabe.server.admission import caller_of
+from donabe.server.answers import AnswerResponse, read_body
+from donabe.server.errors import NotFoundError, warning_headers
+from donabe.service.inference import Inference, Reply
+from donabe.service.response_store import ResponseStore, StoredResponse
+from donabe.types import JsonObject
+
+_STREAM_HEADERS = [(b"cache-control", b"no-cache")]
+
+
+class ResponsesRoutes:
+    """The Responses API over the use cases. Arguments as `NativeRoutes`."""
+
+    def __init__(
+        self, inference: Inference, store: ResponseStore, *, max_body_bytes: int, is_strict: bool = False
+    ) -> None:
+        self._inference = inference
+        self._store = store
+        self._max_body_bytes = max_body_bytes
+        self._is_strict = is_strict
+
+    async def create(self, request: Request) -> Response:
+        decoded = responses_requests.decode_responses(await read_body(request, self._max_body_bytes))
+        if self._is_strict and decoded.warnings:
+            raise InvalidRequestError(decoded.warnings[0], hint="the server runs in strict mode; leave the field out")
+        caller = caller_of(request)
+        items = await self._conversation(decoded, caller.scheduling.caller)
+        messages = responses_items.messages_of(items, decoded.instructions)
+        call = replace(decoded.call, messages=messages, scheduling=caller.scheduling)
+        builder = responses_replies.ResponseBuilder(
+            call.model, decoded.echo, custom_tools=responses_requests.custom_tool_names(decoded.echo["tools"])
+        )
+
+        async def begin() -> Reply:
+            if not messages:
+                raise InvalidRequestError("input is required", field="input")
+            try:
+                return await self._inference.chat(call)
+            except ModelNotFoundError as error:
+                raise ModelNotFoundError(f"model '{call.model}' not found", name=call.model, hint=error.hint) from None
+
+        async def keep() -> None:
+            stored = StoredResponse(builder.final, [*items, *builder.output], len(items))
+            await asyncio.to_thread(self._store.put, stored, caller=caller.scheduling.caller)
+
+        headers = warning_headers(decoded.warnings)
+        before_end = keep if decoded.is_stored else None
+        if decoded.is_streamed:
+            return AnswerResponse(
+                begin,
+                style=OPENAI_ERRORS,
+                writer=lambda _: responses_replies.ResponseEventWriter(builder),
+                before_end=before_end,
+                headers=[*_STREAM_HEADERS, *headers],
+            )
+        return AnswerResponse(
+            begin,
+            style=OPENAI_ERRORS,
+            collector=lambda _: responses_replies.ResponseCollector(builder),
+            before_end=before_end,
+            headers=headers,
+        )
+
+    async def _conversation(self, decoded: responses_requests.ResponsesRequest, caller: str) -> list[JsonObject]:
+        id = decoded.previous_response_id
+        if not id:
+            return decoded.items
+        stored = await asyncio.to_thread(self._store.get, id, caller=caller)
+        if stored is None:
+            raise InvalidRequestError(
+                f"previous response {id!r} is not stored",
+                field="previous_response_id",
+                hint='it may have expired, or was made with "store": false; send the whole conversation as input',
+            )
+        return [*stored.items, *decoded.items]
+
+    async def retrieve(self, request: Request) -> Response:
+        stored = await self._find(request)
+        return _json(stored.response)
+
+    async def input_items(self, request: Request) -> Response:
+        stored = await self._find(request)
+        items = [
+            {"id": f"item_{index}", **item} if "id" not in item else item
+            for index, item in enumerate(stored.items[: stored.n_input])
+        ]
+        items.reverse()  # newest first, as clients page through them
+        first, last = (items[0]["id"], items[-1]["id"]) if items else (None, None)
+        return _json({"object": "list", "data": items, "first_id": first, "last_id": last, "has_more": False})
+
+    async def delete(self, request: Request) -> Response:
+        id = request.path_params["id"]
+        if not await asyncio.to_thread(self._store.delete, id, caller=caller_of(request).scheduling.caller):
+            raise _not_stored(id)
+        return _json({"id": id, "object": "response", "deleted": True})
+
+    async def _find(self, request: Request) -> StoredResponse:
+        id = request.path_params["id"]
+        stored = await asyncio.to_thread(self._store.get, id, caller=caller_of(request).scheduling.caller)
+        if stored is None:
+            raise _not_stored(id)
+        return stored
+
+
+def _not_stored(id: str) -> NotFoundError:
+    return NotFoundError(f"response {id[:80]!r} not found")
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value) + b"\n", media_type=PLAIN_JSON)

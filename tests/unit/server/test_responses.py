@@ -1,0 +1,227 @@
+"""The Responses dialect over scripted runners: whole and streamed, tools, stored conversations."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from tests.fakes.server import make_server
+from tests.fakes.settings import FakeSettings
+
+from donabe.types import Delta, Failed, Finished, FinishReason, ToolCall, Usage
+
+PATH = "/v1/responses"
+TOOL = {"type": "function", "name": "add", "parameters": {"type": "object"}}
+USAGE = Usage(n_prompt_tokens=11, n_cached_tokens=4, n_output_tokens=3, n_thinking_tokens=1)
+END = Finished(reason=FinishReason.STOP, usage=USAGE)
+
+
+def hello(_request):
+    return [Delta(text="Hel"), Delta(text="lo"), END]
+
+
+def everything(_request):
+    return [
+        Delta(thinking="hmm"),
+        Delta(text="Sure"),
+        Delta(tool_calls=(ToolCall(name="add", arguments='{"a":1}', id="call_1"),)),
+        END,
+    ]
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(script=hello, **settings):
+        return make_server(script=script, settings=FakeSettings(home=tmp_path, **settings))
+
+    return make
+
+
+async def stream(server, body) -> list:
+    response = await server.post(PATH, {**body, "stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream"), response.text
+    events = []
+    for block in response.text.removesuffix("\n\n").split("\n\n"):
+        name, data = block.split("\n")
+        event = msgspec.json.decode(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        events.append(event)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    return events
+
+
+async def test_whole_response(make):
+    answer = (await make().post(PATH, {"model": "C", "input": "hi"})).json()
+    assert answer["id"].startswith("resp_")
+    assert (answer["object"], answer["status"], answer["error"]) == ("response", "completed", None)
+    [message] = answer["output"]
+    assert message["content"] == [{"type": "output_text", "text": "Hello", "annotations": [], "logprobs": []}]
+    assert answer["usage"] == {
+        "input_tokens": 11,
+        "output_tokens": 3,
+        "total_tokens": 14,
+        "input_tokens_details": {"cached_tokens": 4},
+        "output_tokens_details": {"reasoning_tokens": 1},
+    }
+    assert set(answer) >= {
+        "created_at", "completed_at", "incomplete_details", "model", "previous_response_id", "instructions", "tools",
+        "tool_choice", "truncation", "parallel_tool_calls", "text", "top_p", "presence_penalty", "frequency_penalty",
+        "top_logprobs", "temperature", "reasoning", "max_output_tokens", "max_tool_calls", "store", "background",
+        "service_tier", "metadata", "safety_identifier", "prompt_cache_key",
+    }  # fmt: skip
+
+
+async def test_streamed_response(make):
+    events = await stream(make(), {"model": "C", "input": "hi"})
+    assert [event["type"] for event in events] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert [event["delta"] for event in events if "delta" in event] == ["Hel", "lo"]
+    final = events[-1]["response"]
+    assert final["output"][0]["content"][0]["text"] == "Hello"
+    assert final["output"][0] == events[-2]["item"]
+
+
+async def test_reasoning_text_and_calls_in_order(make):
+    body = {"model": "T", "input": "hi", "tools": [TOOL]}
+    whole = (await make(everything).post(PATH, body)).json()
+    assert [item["type"] for item in whole["output"]] == ["reasoning", "message", "function_call"]
+    assert whole["output"][2] | {"id": ""} == {
+        "id": "",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": "call_1",
+        "name": "add",
+        "arguments": '{"a":1}',
+    }
+    events = await stream(make(everything), body)
+    added = [(e["output_index"], e["item"]["type"]) for e in events if e["type"] == "response.output_item.added"]
+    assert added == [(0, "reasoning"), (1, "message"), (2, "function_call")]
+    [done] = [e for e in events if e["type"] == "response.function_call_arguments.done"]
+    assert done["arguments"] == '{"a":1}'
+    assert [i["type"] for i in events[-1]["response"]["output"]] == ["reasoning", "message", "function_call"]
+
+
+async def test_length_is_incomplete(make):
+    server = make(lambda _: [Delta(text="x"), Finished(reason=FinishReason.LENGTH, usage=USAGE)])
+    answer = (await server.post(PATH, {"model": "C", "input": "hi", "max_output_tokens": 1})).json()
+    assert (answer["status"], answer["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert (await stream(server, {"model": "C", "input": "hi"}))[-1]["type"] == "response.incomplete"
+
+
+async def test_failure_in_a_stream_is_an_event(make):
+    server = make(lambda _: [Delta(text="x"), Failed(kind="RunnerDiedError", message="signal 9")])
+    last = (await stream(server, {"model": "C", "input": "hi"}))[-1]
+    assert (last["type"], last["response"]["status"]) == ("response.failed", "failed")
+    assert last["response"]["error"] == {"code": "server_error", "message": "signal 9"}
+
+
+async def test_conversation_continues_from_a_stored_response(make):
+    server = make(everything)
+    first = (
+        await server.post(PATH, {"model": "T", "input": "one", "instructions": "be brief", "tools": [TOOL]})
+    ).json()
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "3"}
+    body = {"model": "T", "input": [output, {"role": "user", "content": "two"}], "previous_response_id": first["id"]}
+    second = (await server.post(PATH, body)).json()
+    assert second["previous_response_id"] == first["id"]
+    user, assistant, result, again = server.runners.last.requests[1].messages
+    assert (user.content, again.content) == ("one", "two")  # the instructions of before do not carry over
+    assert (assistant.thinking, assistant.content) == ("hmm", "Sure")
+    assert assistant.tool_calls[0].id == "call_1"
+    assert (result.role, result.tool_name, result.content) == ("tool", "add", "3")
+
+
+async def test_stored_response_outlives_the_server_and_can_be_deleted(make):
+    first = (await make().post(PATH, {"model": "C", "input": "hi"})).json()
+    server = make()
+    assert (await server.client.get(f"{PATH}/{first['id']}")).json() == first
+    items = (await server.client.get(f"{PATH}/{first['id']}/input_items")).json()
+    assert items["data"][0]["content"] == "hi"
+    assert (await server.client.delete(f"{PATH}/{first['id']}")).json()["deleted"]
+    assert (await server.client.get(f"{PATH}/{first['id']}")).status_code == 404
+
+
+async def test_streamed_response_is_stored_before_its_end_is_seen(make):
+    server = make()
+    final = (await stream(server, {"model": "C", "input": "hi"}))[-1]["response"]
+    assert (await server.client.get(f"{PATH}/{final['id']}")).json() == final
+
+
+async def test_unstored_response_can_not_be_continued(make):
+    server = make()
+    first = (await server.post(PATH, {"model": "C", "input": "hi", "store": False})).json()
+    response = await server.post(PATH, {"model": "C", "input": "x", "previous_response_id": first["id"]})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "previous_response_id")
+
+
+async def test_responses_belong_to_their_key(make):
+    server = make(api_keys=("one", "two"))
+    mine, other = ({"authorization": f"Bearer {key}"} for key in ("one", "two"))
+    first = (await server.post(PATH, {"model": "C", "input": "hi"}, headers=mine)).json()
+    assert (await server.client.get(f"{PATH}/{first['id']}", headers=mine)).status_code == 200
+    assert (await server.client.get(f"{PATH}/{first['id']}", headers=other)).status_code == 404
+
+
+async def test_tools_of_other_kinds(make):
+    tools = [
+        {"type": "web_search"},
+        {"type": "namespace", "name": "ns", "tools": [TOOL]},
+        {"type": "custom", "name": "patch", "description": "applies a patch"},
+    ]
+    server = make(lambda _: [Delta(tool_calls=(ToolCall(name="patch", arguments='{"input":"*** p"}', id="c"),)), END])
+    response = await server.post(PATH, {"model": "T", "input": "hi", "tools": tools})
+    assert "web_search tool is left out" in response.headers["warning"]
+    assert [tool.name for tool in server.runners.last.requests[0].tools] == ["ns.add", "patch"]
+    [call] = response.json()["output"]
+    assert (call["type"], call["input"]) == ("custom_tool_call", "*** p")
+
+
+async def test_parameters_reach_the_runner(make):
+    server = make()
+    schema = {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
+    body = {"model": "T", "input": "hi", "text": {"format": schema}, "reasoning": {"effort": "low"}, "temperature": 0.2}
+    answer = (await server.post(PATH, body)).json()
+    assert (answer["text"]["format"], answer["temperature"]) == (schema, 0.2)
+    request = server.runners.last.requests[0]
+    assert (request.constraint.json_schema, request.think, request.sampling.temperature) == (
+        {"type": "object"},
+        "low",
+        0.2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": [{"type": "zzz"}]}, 'input[0]: unknown input item type: "zzz"'),
+        ({"input": [{}]}, "input[0]: input item missing required 'type' field"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_file"}]}]},
+            "input[0]: file inputs are not currently supported",
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "q"}]}]},
+            "input[0]: content[0]: unknown content type: q",
+        ),
+        ({"input": 5}, "input must be a string or array"),
+        ({"input": None}, "input is required"),
+        ({"background": True}, "background is not supported"),
+        ({"conversation": "c"}, "conversation is not supported"),
+        ({"tools": [{"type": "code_interpreter"}]}, "tools of type 'code_interpreter' are not supported"),
+        ({"truncation": "some"}, "truncation must be auto or disabled"),
+        ({"max_output_tokens": "many"}, "max_output_tokens must be of type integer"),
+        ({"model": None}, "model is required"),
+    ],
+)
+async def test_refusals(make, changes, message):
+    response = await make().post(PATH, {"model": "T", "input": "hi", **changes})
+    assert (response.status_code, response.json()["error"]["message"]) == (400, message)

@@ -209,6 +209,7 @@ void Context::close() {
     llama_free(context_);
     context_ = nullptr;
     pools_.reset();
+    retired_pools_.clear();
     adapters_.clear();
 }
 
@@ -309,6 +310,7 @@ void Context::run_locked(const Batch & batch, bool is_encode) {
     }
     switch (status) {
     case 0:
+        retired_pools_.clear();
         n_outputs_ = is_encode || !has_memory() || is_embedding_ ? batch.n_tokens() : batch.n_outputs();
         return;
     case 1:
@@ -444,8 +446,10 @@ void Context::set_threads(int32_t n_threads, int32_t n_threads_batch) {
     }
     auto pools = std::make_unique<ThreadPools>(n, n_batch, poll_);
     llama_synchronize(context_);
+    retired_pools_.reserve(retired_pools_.size() + 1);
     pools->attach(context_);
-    pools_.swap(pools); // the old ones are joined on return
+    pools_.swap(pools);
+    retired_pools_.push_back(std::move(pools));
 }
 
 void Context::set_causal(bool causal) {

@@ -154,6 +154,9 @@ class Context : public std::enable_shared_from_this<Context> {
     std::shared_ptr<Model> model_;
     std::vector<std::shared_ptr<Adapter>> adapters_;
     std::unique_ptr<ThreadPools> pools_;
+    // Replaced pools. The CPU backend pauses the pool it used last when it gets another one, so that must still exist
+    // then: they are freed after the next computation.
+    std::vector<std::unique_ptr<ThreadPools>> retired_pools_;
     llama_context * context_ = nullptr; // null after close()
     mutable std::timed_mutex mutex_;
     std::atomic<bool> abort_requested_{false};

@@ -22,8 +22,7 @@ struct FtypeName {
     llama_ftype ftype;
 };
 
-// Types whose codebooks are useless without an importance matrix (IQ1, IQ2_XXS, IQ2_XS, IQ2_S, Q2_K_S) are left out:
-// llama.cpp refuses them without one.
+// Types that llama.cpp refuses without an importance matrix (IQ1, IQ2, IQ3_XXS, IQ3_XS, Q2_K_S) are left out.
 constexpr FtypeName ftypes[] = {
     {"F32", LLAMA_FTYPE_ALL_F32},           {"F16", LLAMA_FTYPE_MOSTLY_F16},
     {"BF16", LLAMA_FTYPE_MOSTLY_BF16},      {"Q8_0", LLAMA_FTYPE_MOSTLY_Q8_0},
@@ -35,7 +34,7 @@ constexpr FtypeName ftypes[] = {
     {"IQ4_XS", LLAMA_FTYPE_MOSTLY_IQ4_XS},  {"MXFP4_MOE", LLAMA_FTYPE_MOSTLY_MXFP4_MOE},
     {"Q3_K_L", LLAMA_FTYPE_MOSTLY_Q3_K_L},  {"Q3_K_M", LLAMA_FTYPE_MOSTLY_Q3_K_M},
     {"Q3_K_S", LLAMA_FTYPE_MOSTLY_Q3_K_S},  {"IQ3_M", LLAMA_FTYPE_MOSTLY_IQ3_M},
-    {"IQ3_S", LLAMA_FTYPE_MOSTLY_IQ3_S},    {"IQ3_XS", LLAMA_FTYPE_MOSTLY_IQ3_XS},
+    {"IQ3_S", LLAMA_FTYPE_MOSTLY_IQ3_S},
     {"Q2_K", LLAMA_FTYPE_MOSTLY_Q2_K},      {"TQ2_0", LLAMA_FTYPE_MOSTLY_TQ2_0},
     {"TQ1_0", LLAMA_FTYPE_MOSTLY_TQ1_0},
 };

@@ -87,6 +87,7 @@ class ModelSpec(_Value, frozen=True, kw_only=True):
     details: ModelDetails
     parser: str = ""
     renderer: str = ""
+    requires: str = ""  # lowest version of the reference system that runs it
 
 
 class ModelDetails(_Value, frozen=True, kw_only=True, omit_defaults=False):

@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "runner": {"chat", "engine", "_core"},
     "chat": {"template", "_core"},
     "engine": {"_core"},
-    "store": set(),
+    "store": {"template"},
     "registry": {"store"},
     "modelfile": set(),
     "template": set(),

@@ -23,7 +23,7 @@ from donabe.server.errors import warning_headers
 from donabe.server.version import own_version
 from donabe.service.calls import ChatCall, GenerateCall, ModelCall
 from donabe.service.inference import Inference, Reply
-from donabe.service.models import Models, overlay
+from donabe.service.models import Models, modelfile_text, overlay
 from donabe.service.parameters import check_options
 from donabe.store.names import ModelName, split_where
 
@@ -191,7 +191,7 @@ class NativeRoutes:
                 short = ModelName.parse(split_where(decoded.name)[0]).short
                 raise ModelNotFoundError(f"model '{short}' not found", name=short, hint=error.hint) from None
             shown = overlay(description.spec, system=decoded.system, options=options)
-            text = native_models.modelfile_text(shown)
+            text = modelfile_text(shown)
             return native_models.show_body(description, shown, is_verbose=decoded.is_verbose, modelfile=text)
 
         return self._value(compute, decoded.warnings)

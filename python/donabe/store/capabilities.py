@@ -1,7 +1,7 @@
 """What a stored model can do, from its config, its GGUF, its projectors and the template that prompts it.
 
-The template in use decides about tools and thinking: the stored Go template, or the GGUF's own chat template when there is
-no other or it expresses more. The chat layer chooses by the same rule.
+The template in use decides about tools and thinking: the stored Go template, or the GGUF's own chat template when there
+is no other or it expresses more. The chat layer chooses by the same rule.
 """
 
 from __future__ import annotations

@@ -199,6 +199,25 @@ def test_refused_token_is_asked_for_once(registry: FakeRegistry, store: ModelSto
     assert len(registry.server.seen("GET", "/token")) == 1
 
 
+def test_unreachable_source_gives_way_to_the_next(
+    registry: FakeRegistry, store: ModelStore, options: PullOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from donabe.registry import catalogue
+
+    registry.add_model("lib/m:t", WEIGHTS)
+    sources = tuple(
+        catalogue.CatalogueSource(registry=ModelName.parse(text))
+        for text in ("127.0.0.1:9/x/y:z", f"{registry.host}/lib/m:t")
+    )
+    model = catalogue.CatalogueModel(ModelName.parse("short"), "", "", 1, sources)
+    monkeypatch.setattr(catalogue, "find", lambda _: model)
+    events = _pull(store, "short", replace(options, private_hosts=("*",)))
+    (note,) = [event.status for event in events if "trying" in event.status]
+    assert note.startswith("127.0.0.1:9/x/y:z: pull model manifest: 127.0.0.1:9 can't be reached")
+    assert note.endswith(f"; trying {registry.host}/lib/m:t")
+    assert store.resolve("short").name == "short:latest"
+
+
 # --- hostile registries ----------------------------------------------------------------------------------------------
 
 HOSTILE_REALMS = [
@@ -463,7 +482,6 @@ async def test_push_to_redirected_storage_sends_no_credentials(
 async def test_push_mounts_layers_of_another_repository(
     registry: FakeRegistry, store: ModelStore, options: PullOptions
 ) -> None:
-
 
     base = add_layer(store, "model", WEIGHTS)
     inherited = type(base)(base.media_type, base.digest, base.size, from_=f"{registry.host}/lib/base:t")

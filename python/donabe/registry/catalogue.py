@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import sys
 from dataclasses import dataclass
@@ -42,12 +43,41 @@ class CatalogueModel:
     name: ModelName
     description: str
     license: str
+    size_bytes: int
     sources: tuple[CatalogueSource, ...]
 
 
 def find(name: ModelName) -> CatalogueModel | None:
     """The catalogue's entry for a name, or None."""
     return load().get(name.key)
+
+
+def suggest(name: ModelName) -> str:
+    """A hint for a name nobody has: the nearest names of the catalogue, else the models that fit this machine."""
+    known = {model.name.short: model for model in load().values()}
+    wanted = name.short.lower()
+    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.7)
+    near += [short for short in known if short.startswith(f"{name.model.lower()}:") and short not in near]
+    if near:
+        return f"did you mean {' or '.join(near[:3])}?"
+    models = recommended()
+    shown = ", ".join(f"{model.name.short} ({model.size_bytes / 1e6:.0f} MB)" for model in models[:3])
+    return f"check the spelling, or try a model that fits this machine: {shown}" if shown else "check the spelling"
+
+
+def recommended(memory_bytes: int | None = None) -> tuple[CatalogueModel, ...]:
+    """The catalogue's models that fit in this machine's memory with room for the context, the largest first.
+
+    Args:
+        memory_bytes: Memory to plan with; what is available now by default.
+    """
+    if memory_bytes is None:
+        import psutil
+
+        memory_bytes = int(psutil.virtual_memory().available)
+    models = {model.sources: model for model in reversed(load().values())}  # one of each, not every alias
+    fitting = [model for model in models.values() if model.size_bytes * 1.5 < memory_bytes]
+    return tuple(sorted(fitting, key=lambda model: -model.size_bytes))
 
 
 @functools.cache
@@ -64,7 +94,9 @@ def parse(data: dict[str, Any]) -> dict[tuple[str, str, str, str], CatalogueMode
         sources = tuple(_parse_source(source) for source in entry["sources"])
         for spelling in (text, *entry.get("aliases", ())):
             name = ModelName.parse(spelling)
-            found[name.key] = CatalogueModel(name, entry["description"], entry.get("license", ""), sources)
+            found[name.key] = CatalogueModel(
+                name, entry["description"], entry.get("license", ""), entry["size_bytes"], sources
+            )
     return found
 
 

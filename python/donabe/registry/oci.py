@@ -19,6 +19,7 @@ from donabe.errors import (
     StoreError,
     VerificationError,
 )
+from donabe.registry import catalogue
 from donabe.registry.client import RegistryClient, read_capped
 from donabe.registry.download import Download, RangeOpener, RateLimit
 from donabe.registry.progress import follow
@@ -72,7 +73,8 @@ class RegistrySource:
                     raise ModelNotFoundError(
                         "pull model manifest: file does not exist",
                         name=self._name.short,
-                        hint=f"{self._name.host} has no {self._name.repository}:{self._name.tag}; check the spelling",
+                        hint=f"{self._name.host} has no {self._name.repository}:{self._name.tag}; "
+                        + catalogue.suggest(self._name),
                     )
                 if response.status_code != 200:
                     raise await client.failure(response)

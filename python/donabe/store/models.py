@@ -273,6 +273,19 @@ class ModelStore:
             remove_empty_folders(self.layout.manifests)
         return PruneReport(n_removed, freed)
 
+    def tidy(self) -> PruneReport:
+        """What a server does once at its start: adopt blobs under old names, then prune. It never fails."""
+        try:
+            self.adopt_legacy_blobs()
+            report = self.prune()
+        except StoreError as error:
+            report = PruneReport(skipped=str(error))
+        if report.skipped:
+            _log.warning("unused blobs are not removed: %s", report.skipped)
+        elif report.n_removed:
+            _log.info("removed %d unused blobs (%.1f MB)", report.n_removed, report.freed_bytes / 1e6)
+        return report
+
     def adopt_legacy_blobs(self) -> int:
         """Rename blobs stored as `sha256:<hex>` by early versions of the reference system; returns how many."""
         renamed = 0

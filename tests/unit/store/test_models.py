@@ -257,6 +257,14 @@ def test_legacy_blob_names_are_adopted(store: ModelStore) -> None:
     assert store.resolve("m")
 
 
+def test_tidy_prunes_and_never_fails(store: ModelStore, tmp_path: Path) -> None:
+    stale, _ = store.blobs.add_bytes(b"stale")
+    os.utime(store.layout.blob(stale), (1, 1))
+    assert store.tidy().n_removed == 1
+    (tmp_path / "file").write_text("")
+    assert ModelStore(tmp_path / "file" / "below").tidy().n_removed == 0
+
+
 def test_blob_left_early_leaves_nothing(store: ModelStore) -> None:
     with pytest.raises(KeyError), store.blobs.writer() as writer:
         writer.write(b"half")

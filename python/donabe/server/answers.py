@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,7 +27,7 @@ from donabe.server.errors import (
     warning_headers,
 )
 from donabe.service.inference import Reply
-from donabe.types import Delta, Failed, Finished
+from donabe.types import Delta, Failed, Finished, Usage
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -73,6 +73,16 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
+class Observer(Protocol):
+    """Measures an answer."""
+
+    def first(self, model: str) -> None: ...
+
+    def event(self) -> None: ...
+
+    def finished(self, usage: Usage) -> None: ...
+
+
 class WorkResponse(Response):
     """A response whose body is computed when it is called. Subclasses fill `_serve`."""
 
@@ -83,6 +93,7 @@ class WorkResponse(Response):
         self.body = b""
         self.raw_headers = headers or []
         self.on_end: Callable[[], None] | None = None
+        self.observer: Observer | None = None
         self._style = style
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,12 +172,20 @@ class AnswerResponse(WorkResponse):
             await reply.aclose()
 
     async def _send_collected(self, reply: Reply, collector: Collector, send: Send) -> None:
+        observer, is_first = self.observer, True
         try:
             async for event in reply.events:
+                if observer is not None:
+                    if is_first:
+                        observer.first(reply.spec.name)
+                    else:
+                        observer.event()
+                    is_first = False
                 if type(event) is Delta:
                     collector.delta(event)
                 elif type(event) is Finished:
                     collector.finished(event, _timing(reply))
+                    self._note_usage(event)
                 elif type(event) is Failed:
                     raise error_from(event)
             body = collector.body()
@@ -179,9 +198,11 @@ class AnswerResponse(WorkResponse):
 
     async def _send_stream(self, reply: Reply, writer: EventWriter, send: Send) -> None:
         """First event first: only then is it known that the answer is no error."""
-        events = reply.events
+        events, observer = reply.events, self.observer
         try:
             first = await anext(events, None)
+            if observer is not None:
+                observer.first(reply.spec.name)
             chunk = _encode(first, writer, reply)
             if type(first) is Finished:
                 await self._ending(first)
@@ -198,6 +219,8 @@ class AnswerResponse(WorkResponse):
                 # The common case inline: this loop runs once for every streamed token.
                 if type(event) is Delta:
                     chunk = writer.delta(event)
+                    if observer is not None:
+                        observer.event()
                 else:
                     chunk = _encode(event, writer, reply)
                     is_ended = type(event) is Finished and event.last
@@ -216,7 +239,12 @@ class AnswerResponse(WorkResponse):
             )
         await send({"type": "http.response.body", "body": b""})
 
+    def _note_usage(self, event: Finished) -> None:
+        if self.observer is not None:
+            self.observer.finished(event.usage)
+
     async def _ending(self, event: Finished) -> None:
+        self._note_usage(event)
         if event.last and self._before_end is not None:
             await self._before_end()
 

@@ -20,6 +20,7 @@ from donabe.server.create_routes import CreateRoutes
 from donabe.server.guards import Guard, HostRules, OriginRules
 from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
 from donabe.server.limits import Limits
+from donabe.server.metrics import ServerMetrics
 from donabe.server.native_routes import NativeRoutes
 from donabe.server.openai_routes import OpenAIRoutes
 from donabe.server.requestlog import RequestLog
@@ -95,7 +96,9 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
         KeyRing(settings.api_keys, KeyFile(settings.home / KEY_FILE), required=settings.require_api_key),
         defaults=Limits(requests_per_minute=settings.requests_per_minute, tokens_per_minute=settings.tokens_per_minute),
     )
-    table = RouteTable(app, admission)
+    metrics = ServerMetrics(pool)
+    table = RouteTable(app, admission, metrics)
+    table.add("/metrics", metrics.page, "GET", scope="admin")
     add_native_routes(table, native)
     add_openai_routes(
         table, OpenAIRoutes(inference, models, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
@@ -118,7 +121,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     )
     origins = OriginRules.parse(settings.origins)
     app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, metrics=metrics)
     app.state.pool = pool
     return app
 

@@ -13,18 +13,22 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from donabe.api.dialect import REQUEST_ID
+from donabe.server.metrics import ServerMetrics
 
 logger = logging.getLogger("donabe.requests")
 
+# Label values must be few, whatever callers send.
+_METHODS = {name: name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _UNSAFE = re.compile(r"[^\x21-\x7e]")
 
 
 class RequestLog:
-    """The middleware."""
+    """The middleware; it also counts requests."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,6 +51,10 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
+            seconds = time.monotonic() - started
+            route = scope.get("donabe.route", "other")
+            self._metrics.requests.add(1, route, _METHODS.get(scope["method"], "OTHER"), str(status or 499))
+            self._metrics.request_seconds.observe(seconds, route)
             if logger.isEnabledFor(logging.INFO):
                 client = scope.get("client")
                 logger.info(
@@ -54,7 +62,7 @@ class RequestLog:
                     scope["method"],
                     _UNSAFE.sub("?", scope["path"][:200]),
                     status or 499,
-                    time.monotonic() - started,
+                    seconds,
                     client[0] if client else "-",
                     request_id,
                 )

@@ -20,6 +20,7 @@ from donabe.server.admission import Admission
 from donabe.server.answers import WorkResponse
 from donabe.server.errors import CLIENT_CLOSED_REQUEST, as_donabe_error, error_headers, status_of
 from donabe.server.keys import Scope
+from donabe.server.metrics import AnswerObserver, ServerMetrics
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -39,9 +40,10 @@ def style_for(path: str) -> ErrorStyle:
 class RouteTable:
     """Adds handlers that take a request and give a response; their errors come in the style of their path."""
 
-    def __init__(self, app: FastAPI, admission: Admission) -> None:
+    def __init__(self, app: FastAPI, admission: Admission, metrics: ServerMetrics) -> None:
         self._app = app
         self._admission = admission
+        self._metrics = metrics
 
     def add(self, path: str, handler: Handler, *methods: str, scope: Scope | None) -> None:
         """Add a route.
@@ -49,15 +51,16 @@ class RouteTable:
         Args:
             scope: What a caller's key must allow; None is open to everybody.
         """
-        route = Route(path, self._admitting(handler, scope), methods=list(methods), name=f"{methods[0]} {path}")
+        route = Route(path, self._admitting(path, handler, scope), methods=list(methods), name=f"{methods[0]} {path}")
         if "HEAD" not in methods and route.methods is not None:
             route.methods.discard("HEAD")  # added to every GET route otherwise
         self._app.router.routes.append(route)
 
-    def _admitting(self, handler: Handler, scope: Scope | None) -> Handler:
-        admission = self._admission
+    def _admitting(self, path: str, handler: Handler, scope: Scope | None) -> Handler:
+        admission, metrics = self._admission, self._metrics
 
         async def run(request: Request) -> Response:
+            request.scope["donabe.route"] = path
             try:
                 caller = admission.admit(request, scope)
             except DonabeError as error:
@@ -75,6 +78,7 @@ class RouteTable:
             finally:
                 if isinstance(response, WorkResponse):
                     response.on_end = lambda: admission.leave(caller, scope)
+                    response.observer = AnswerObserver(metrics, lambda n: admission.charge(caller.id, n))
                 else:
                     admission.leave(caller, scope)
             return response

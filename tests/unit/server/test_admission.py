@@ -187,3 +187,10 @@ async def test_limited_caller_gets_429_with_retry_after():
 async def test_hostile_request_id_is_replaced():
     response = await make_server().client.get("/", headers={"x-request-id": "a b\x7f"})
     assert response.headers["x-request-id"].startswith("req_")
+
+
+async def test_output_tokens_count_against_the_limit():
+    server = make_server(settings=FakeSettings(tokens_per_minute=3))
+    body = {"model": "C", "prompt": "hi"}
+    assert (await server.post("/api/generate", body)).status_code == 200
+    assert (await server.post("/api/generate", body)).status_code == 429

@@ -10,6 +10,7 @@ DEFAULT_LATENCY_S = 0.15
 MIN_CHUNK = 16  # progress is guaranteed, however slow the machine
 FIRST_CHUNK = 32  # before anything is measured
 MIN_PREFILL_STEP = 128  # smaller steps waste the matrix kernels
+ROW_TIMES_KEPT_STEPS = 500
 _SAFETY = 0.92  # of the bound: a step also costs Python and delivery
 _GRAIN = 8  # chunk sizes are multiples of this ...
 _STICKY = 0.2  # ... and change only for more than this fraction, so that compute graphs can be reused
@@ -39,18 +40,6 @@ class StepBudget:
             return known
         nearest = min(self._decode_s, key=lambda rows: abs(rows - n_rows))
         return self._decode_s[nearest] * max(1.0, n_rows / nearest)
-
-    def rows_s(self, n_rows: int) -> float | None:
-        """Time of a step of n_rows rows by interpolation between measured ones; None where nothing allows a guess."""
-        known = self._decode_s.get(n_rows)
-        if known is not None:
-            return known
-        points = sorted(self._decode_s.items())
-        if len(points) < 2:
-            return None
-        above = next((i for i, (rows, _) in enumerate(points) if rows > n_rows), len(points) - 1)
-        (rows0, time0), (rows1, time1) = points[max(above, 1) - 1], points[max(above, 1)]
-        return max(time0 + (time1 - time0) * (n_rows - rows0) / (rows1 - rows0), 1e-6)
 
     def latency_bound_s(self, n_rows: int) -> float:
         if self._max_step_latency_s is not None:
@@ -88,6 +77,36 @@ class StepBudget:
         elif n_prefill >= MIN_CHUNK // 2:
             cost_s = max(step_s - self.decode_s(n_decode), step_s * 0.1) / n_prefill
             self._cost_s = _follow(self._cost_s, cost_s)
+
+
+class RowTimes:
+    """What steps of so many decode rows and nothing else take when nothing disturbs them: for choosing draft lengths.
+
+    Unlike StepBudget it believes good news: a disturbed step says nothing about what rows cost. Old news is forgotten,
+    so that a length that once seemed too slow is tried again.
+    """
+
+    def __init__(self) -> None:
+        self._times: dict[int, tuple[float, int]] = {}  # rows -> (seconds, step of the last measurement)
+        self._n_steps = 0
+
+    def observe(self, n_rows: int, step_s: float) -> None:
+        self._n_steps += 1
+        old, _ = self._times.get(n_rows, (step_s, 0))
+        weight = 0.5 if step_s < old else 0.1
+        self._times[n_rows] = (old + weight * (min(step_s, 2 * old) - old), self._n_steps)
+
+    def __call__(self, n_rows: int) -> float | None:
+        """By interpolation between measured ones; None where nothing allows a guess."""
+        points = sorted((n, t) for n, (t, seen) in self._times.items() if self._n_steps - seen < ROW_TIMES_KEPT_STEPS)
+        for n, known in points:
+            if n == n_rows:
+                return known
+        if len(points) < 2:
+            return None
+        above = next((i for i, (n, _) in enumerate(points) if n > n_rows), len(points) - 1)
+        (n0, time0), (n1, time1) = points[max(above, 1) - 1], points[max(above, 1)]
+        return max(time0 + (time1 - time0) * (n_rows - n0) / (n1 - n0), 1e-6)
 
 
 def _follow(old: float, new: float) -> float:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 N_PARALLEL = 8
 N_UBATCH = 512
+N_DRAFT_MAX = 4  # guesses a step and sequence; the engine makes them only while they pay
 MIN_POOL_CELLS = 4096
 CELLS_PER_SEQUENCE = 4096  # automatic pool: so many for each sequence that may run, if memory allows
 POOL_BYTES = 512 * MIB  # automatic pool: at most the larger of this and the model's own size ...
@@ -52,7 +53,7 @@ def build_engine(
     *,
     adapters: tuple[tuple[Adapter, float], ...] = (),
     cache_ram_bytes: int = 256 * MIB,
-    n_draft_max: int = 0,
+    n_draft_max: int = N_DRAFT_MAX,
     native: Any = None,
 ) -> Engine:
     """An engine with a warm context.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from donabe.engine.api import Publish
-from donabe.engine.budget import StepBudget
+from donabe.engine.budget import RowTimes, StepBudget
 from donabe.engine.compaction import Compactor
 from donabe.engine.intake import build_call
 from donabe.engine.kinds import memory_kind
@@ -83,12 +83,13 @@ class Engine:
             keep_idle=options.prefix_cache,
         )
         self._budget = StepBudget(context.n_batch, options.max_step_latency_s, options.max_prefill_step_s)
+        self._row_times = RowTimes()
         self._scheduler = Scheduler(
             self._cache,
             self._budget,
             options,
             n_batch=context.n_batch,
-            speculation=Speculation(options.n_draft_max if kind.can_draft else 0, self._budget.rows_s),
+            speculation=Speculation(options.n_draft_max if kind.can_draft else 0, self._row_times),
         )
         self._counters = Counters()
         self._compactor = Compactor(self._cache, context.memory) if kind.any_point else None
@@ -370,6 +371,8 @@ class Engine:
         counters = self._counters
         native_s = result.decode_s + result.sample_s
         self._budget.observe(plan.n_rows, plan.n_prefill, native_s)
+        if not plan.chunks:
+            self._row_times.observe(plan.n_rows, native_s)
         counters.n_steps += 1
         counters.n_prompt_tokens += plan.n_prefill
         counters.n_cached_tokens += sum(s.n_cached for s in plan.admitted if not s.n_preempted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from donabe.engine.budget import FIRST_CHUNK, MIN_CHUNK, StepBudget
+from donabe.engine.budget import FIRST_CHUNK, MIN_CHUNK, ROW_TIMES_KEPT_STEPS, RowTimes, StepBudget
 
 
 def measured(n_batch=512, bound=None, decode_s=0.010, token_s=0.001) -> StepBudget:
@@ -68,14 +68,29 @@ def test_chunk_size_is_stable_under_noise():
     assert len(sizes) <= 3
 
 
-def test_rows_between_measured_ones_are_interpolated():
-    budget = StepBudget(512, None, 1.0)
-    assert budget.rows_s(1) is None
-    budget.observe(1, 0, 0.010)
-    assert budget.rows_s(1) == 0.010 and budget.rows_s(3) is None
-    budget.observe(5, 0, 0.018)
-    assert budget.rows_s(3) == pytest.approx(0.014)
-    assert budget.rows_s(9) == pytest.approx(0.026)
+def test_row_times_between_measured_ones_are_interpolated():
+    times = RowTimes()
+    assert times(1) is None
+    times.observe(1, 0.010)
+    assert times(1) == 0.010 and times(3) is None
+    times.observe(5, 0.018)
+    assert times(3) == pytest.approx(0.014)
+    assert times(9) == pytest.approx(0.026)
+
+
+def test_row_times_forget_what_was_not_measured_for_long():
+    times = RowTimes()
+    times.observe(3, 0.5)
+    for _ in range(ROW_TIMES_KEPT_STEPS):
+        times.observe(1, 0.010)
+    assert times(3) is None and times(1) == pytest.approx(0.010)
+
+
+def test_row_times_get_over_a_disturbed_step():
+    times = RowTimes()
+    for seconds in (0.010, 0.300, 0.010, 0.010):
+        times.observe(1, seconds)
+    assert times(1) <= 0.0105
 
 
 def test_batch_capacity_is_never_exceeded():

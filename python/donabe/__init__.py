@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from donabe.llm import LLM, AsyncLLM, Chunk, Completion
     from donabe.types import FinishReason, Message, Tool, ToolCall, Usage
 
-__all__ = [  # noqa: RUF022 (plain order; ruff would put LLM first)
+__all__ = [
+    "LLM",
     "AsyncClient",
     "AsyncLLM",
     "Chunk",
@@ -29,7 +30,6 @@ __all__ = [  # noqa: RUF022 (plain order; ruff would put LLM first)
     "Completion",
     "DonabeError",
     "FinishReason",
-    "LLM",
     "Message",
     "Tool",
     "ToolCall",

@@ -10,4 +10,4 @@ from donabe.llm.aio import AsyncLLM
 from donabe.llm.results import Chunk, Completion
 from donabe.llm.sync import LLM
 
-__all__ = ["AsyncLLM", "Chunk", "Completion", "LLM"]  # noqa: RUF022 (plain order; ruff would put LLM first)
+__all__ = ["LLM", "AsyncLLM", "Chunk", "Completion"]

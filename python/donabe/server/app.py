@@ -50,6 +50,7 @@ class Collaborators:
     start_runner: StartRunner
     creator: ModelCreator | None = None  # without it and `uploads` there are no routes that make models
     uploads: Uploads | None = None
+    push: PullModel | None = None
 
 
 def create_app(settings: ServerSettings, collaborators: Collaborators | None = None) -> FastAPI:
@@ -110,6 +111,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
         create = CreateRoutes(
             collaborators.creator,
             collaborators.uploads,
+            push=collaborators.push,
             max_body_bytes=settings.max_body_bytes,
             is_strict=settings.strict,
         )
@@ -152,10 +154,11 @@ def add_native_routes(table: RouteTable, native: NativeRoutes) -> None:
 
 
 def add_create_routes(table: RouteTable, create: CreateRoutes) -> None:
-    """Making models out of uploaded files and other models."""
+    """Making models out of uploaded files and other models, and publishing them."""
     table.add("/api/create", create.create, "POST", scope="manage")
     table.add("/api/blobs/{digest}", create.has_blob, "HEAD", scope="manage")
     table.add("/api/blobs/{digest}", create.receive_blob, "POST", scope="manage")
+    table.add("/api/push", create.push, "POST", scope="manage")
 
 
 def add_openai_routes(table: RouteTable, openai: OpenAIRoutes) -> None:

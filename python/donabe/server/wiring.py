@@ -7,7 +7,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from donabe.registry.jobs import Puller
+from donabe.registry.jobs import Puller, Pusher
 from donabe.registry.sources import options_from
 from donabe.runner.api import ModelRunner
 from donabe.runner.client import Deadlines, RunnerProcess
@@ -30,7 +30,8 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
     from donabe.server.app import Collaborators
 
     store = ModelStore.from_settings(cast("Settings", settings), allow_files=_callers_are_local(settings))
-    pull = Puller(store, options_from(cast("Settings", settings)))
+    transfer = options_from(cast("Settings", settings))
+    pull = Puller(store, transfer)
     return Collaborators(
         store=store,
         pull=pull,
@@ -38,6 +39,7 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
         start_runner=partial(_start_runner, deadlines_for(settings)),
         creator=ModelCreator(store, pull=pull),
         uploads=Uploads(store),
+        push=Pusher(store, transfer),
     )
 
 

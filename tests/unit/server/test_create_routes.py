@@ -16,17 +16,27 @@ from tests.fakes.settings import FakeSettings
 from tests.fakes.store import FakePull
 
 from donabe.convert.quantize import QuantizeJob
+from donabe.errors import ModelNotFoundError
 from donabe.server.app import Collaborators, create_app
 from donabe.service.create import ModelCreator
 from donabe.service.uploads import Uploads
 from donabe.store.metadata import read_metadata
 from donabe.store.models import ModelStore
+from donabe.types import PullProgress
 
 
 async def fake_quantize(job: QuantizeJob) -> AsyncGenerator[tuple[int, int], None]:
     yield 1, 2
     tiny_model(general__file_type=u32(15)).write(job.target)
     yield 2, 2
+
+
+async def fake_push(name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+    yield PullProgress(status="retrieving manifest")
+    if name == "missing":
+        raise ModelNotFoundError("model 'missing' not found", name=name)
+    yield PullProgress(status=f"pushing {name} {insecure}", digest="sha256:0", total=2, completed=1)
+    yield PullProgress(status="success")
 
 
 @pytest.fixture
@@ -46,6 +56,7 @@ async def client(store: ModelStore) -> AsyncIterator[httpx.AsyncClient]:
             start_runner=RunnerFactory(hello),
             creator=ModelCreator(store, pull=pull, quantize=fake_quantize),
             uploads=Uploads(store),
+            push=fake_push,
         ),
     )
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
@@ -195,3 +206,27 @@ async def test_unknown_field_is_reported_in_a_header(client: httpx.AsyncClient) 
     files = {"m.gguf": await upload(client, tiny_model().encode())}
     response = await client.post("/api/create", json={"model": "m", "files": files, "modelfile": "FROM x"})
     assert "modelfile" in response.headers["warning"]
+
+
+# --- push ------------------------------------------------------------------------------------------------------------
+
+
+async def test_push_streams_its_progress(client: httpx.AsyncClient) -> None:
+    response = await client.post("/api/push", json={"name": "me/x", "insecure": True, "username": "", "password": ""})
+    assert [msgspec.json.decode(line) for line in response.content.splitlines()] == [
+        {"status": "retrieving manifest"},
+        {"status": "pushing me/x True", "digest": "sha256:0", "total": 2, "completed": 1},
+        {"status": "success"},
+    ]
+    whole = await client.post("/api/push", json={"model": "me/x", "stream": False})
+    assert whole.json() == {"status": "success"}
+
+
+async def test_push_of_nothing_is_refused(client: httpx.AsyncClient) -> None:
+    response = await client.post("/api/push", json={})
+    assert (response.status_code, response.json()["error"]) == (400, "model is required")
+
+
+async def test_push_of_a_missing_model_ends_with_its_error(client: httpx.AsyncClient) -> None:
+    response = await client.post("/api/push", json={"model": "missing"})
+    assert msgspec.json.decode(response.content.splitlines()[-1])["error"] == "model 'missing' not found"

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from donabe import _core
+from donabe.engine.build import build_engine
 from donabe.engine.engine import Engine
 from donabe.engine.kinds import memory_kind
 from donabe.engine.options import EngineOptions
 from donabe.engine.request import EngineRequest, SequenceOutput
-from donabe.types import FinishReason
+from donabe.types import FinishReason, LoadOptions
 
 KINDS = {
     "dense": "llama",
@@ -266,3 +267,29 @@ def test_compaction_keeps_cached_prefixes_exact(path, plain):
     n_before = bench.n_evaluated
     bench.answer(tokens).assert_equals(plain(tokens))
     assert bench.n_evaluated - n_before == 20
+
+
+@pytest.mark.parametrize("kind", ["dense", "iswa", "recurrent", "hybrid"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        LoadOptions(n_threads=1),
+        LoadOptions(n_threads=1, n_ctx=300, n_parallel=1),
+        LoadOptions(n_threads=1, n_ctx=1024, n_parallel=3, n_batch=16, flash_attention=False),
+        LoadOptions(n_threads=1, n_ctx=1024, n_ubatch=32, prefix_cache=False, swa_full=True),
+    ],
+    ids=["automatic", "small", "narrow", "plain"],
+)
+def test_built_engine_answers(path, options):
+    outputs: list[SequenceOutput] = []
+    engine = build_engine(_core.Model(path), options, outputs.extend)
+    for i in range(4):
+        request = EngineRequest(
+            request_id=str(i), tokens=np.array(prompt(100, i), np.int32), max_tokens=5, ignore_eos=True
+        )
+        engine.submit(request)
+    while engine.has_work():
+        engine.step()
+        engine.check()
+    assert {o.request_id for o in outputs if o.last} == {"0", "1", "2", "3"}
+    assert engine.status().n_output_tokens == 20

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / "build" / "dev-tools"
+STDEV = "0.3"  # of the weights: with the generator's own, attention moves logits by less than a test would notice
 HOW = "build the test programs: cmake --preset dev && cmake --build --preset dev (DONABE_DEV_TOOLS=ON)"
 
 
@@ -38,8 +39,8 @@ def tiny_model() -> Callable[[str], str]:
     given = os.environ.get("DONABE_TINY_MODELS")
     program = TOOLS / "donabe-tiny-models"
     if given is None and not program.exists():
-        pytest.fail(f"{program} is missing; {HOW}, or point DONABE_TINY_MODELS at a folder of its output")
-    folder = Path(given) if given else cache_dir() / hashlib.sha256(program.read_bytes()).hexdigest()[:16]
+        pytest.fail(f"{program} is missing; {HOW}, or point DONABE_TINY_MODELS at its output (-d {STDEV} -o FOLDER)")
+    folder = Path(given) if given else cache_dir() / f"{hashlib.sha256(program.read_bytes()).hexdigest()[:16]}-{STDEV}"
     folder.mkdir(parents=True, exist_ok=True)
 
     def find(architecture: str) -> Path | None:
@@ -52,7 +53,7 @@ def tiny_model() -> Callable[[str], str]:
     def get(architecture: str) -> str:
         path = find(architecture)
         if path is None and given is None:
-            command = [str(program), "-a", architecture, "-o", str(folder)]
+            command = [str(program), "-a", architecture, "-d", STDEV, "-o", str(folder)]
             subprocess.run(command, check=True, capture_output=True, timeout=60)
             path = find(architecture)
         if path is None:

@@ -69,11 +69,14 @@ class Lab:
         return self.context.logits_view().copy()
 
 
-def assert_close(got: Logits, expected: Logits, tolerance: float = 1e-4) -> None:
+EXACT = 1e-5  # one thread, no flash attention: batch shape hardly changes the arithmetic
+
+
+def assert_close(got: Logits, expected: Logits, tolerance: float = EXACT) -> None:
     error = float(np.abs(got - expected).max() / np.abs(expected).max())
     assert error < tolerance, f"relative error {error:.2e}"
 
 
-def assert_differs(got: Logits, expected: Logits, at_least: float = 1e-2) -> None:
+def assert_differs(got: Logits, expected: Logits, at_least: float = 1e-3) -> None:
     error = float(np.abs(got - expected).max() / np.abs(expected).max())
     assert error > at_least, f"relative error {error:.2e}"

@@ -69,7 +69,8 @@ def test_unknown_outputs_word_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "tokens", [np.array([1, 2]), np.array([1.5], np.float32), np.arange(6, dtype=np.int32)[::2], np.zeros((2, 2), np.int32)]
+    "tokens",
+    [np.array([1, 2]), np.array([1.5], np.float32), np.arange(6, dtype=np.int32)[::2], np.zeros((2, 2), np.int32)],
 )
 def test_other_arrays_are_refused_not_converted(tokens: np.ndarray) -> None:
     with pytest.raises(InvalidArgumentError, match="tokens must be a 1-d C-contiguous int32 array"):

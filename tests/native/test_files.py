@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.native.lab import Lab, random_tokens
 
 from donabe import _core
 from donabe.errors import InvalidArgumentError, LoadError
-from tests.native.lab import Lab, random_tokens
 
 ModelPath = Callable[[str], str]
 
@@ -35,9 +35,9 @@ def test_tensors_are_listed_with_shape_and_type(tiny_model: ModelPath) -> None:
 
 def test_files_that_are_not_gguf_are_load_errors(tmp_path: Path) -> None:
     (tmp_path / "junk.gguf").write_bytes(b"junk" * 100)
-    with pytest.raises(LoadError, match="junk.gguf"):
+    with pytest.raises(LoadError, match=r"junk\.gguf"):
         _core.GgufFile(str(tmp_path / "junk.gguf"))
-    with pytest.raises(LoadError, match="gone.gguf"):
+    with pytest.raises(LoadError, match=r"gone\.gguf"):
         _core.GgufFile(str(tmp_path / "gone.gguf"))
 
 
@@ -48,7 +48,10 @@ def tensor_types(path: Path) -> dict[str, str]:
 def test_quantize_follows_ftype_and_overrides(tiny_model: ModelPath, tmp_path: Path) -> None:
     target = tmp_path / "small.gguf"
     params = _core.QuantizeParams(
-        ftype="q4_k_m", n_threads=1, output_tensor_type="q8_0", tensor_types=[("blk.0.ffn_up", "f16"), ("ffn_gate", "q5_0")]
+        ftype="q4_k_m",
+        n_threads=1,
+        output_tensor_type="q8_0",
+        tensor_types=[("blk.0.ffn_up", "f16"), ("ffn_gate", "q5_0")],
     )
     _core.quantize(tiny_model("llama"), str(target), params)
     types = tensor_types(target)
@@ -99,5 +102,5 @@ def test_quantize_never_overwrites_its_source(tiny_model: ModelPath, tmp_path: P
     source.write_bytes(Path(tiny_model("llama")).read_bytes())
     with pytest.raises(InvalidArgumentError, match="same file"):
         _core.quantize(str(source), str(source), _core.QuantizeParams(ftype="Q8_0"))
-    with pytest.raises(LoadError, match="gone.gguf"):
+    with pytest.raises(LoadError, match=r"gone\.gguf"):
         _core.quantize(str(tmp_path / "gone.gguf"), str(source), _core.QuantizeParams(ftype="Q8_0"))

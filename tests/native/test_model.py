@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fakes.registry_gguf import FLOAT32, FakeGguf, FakeTensor, Value, text
+from tests.native.lab import Lab, assert_close, assert_differs, random_tokens
 
 from donabe import _core
 from donabe.errors import AbortedError, InvalidArgumentError, LoadError
-from tests.fakes.registry_gguf import FLOAT32, FakeGguf, FakeTensor, Value, text
-from tests.native.lab import Lab, assert_close, assert_differs, random_tokens
 
 ModelPath = Callable[[str], str]
 
@@ -35,7 +35,7 @@ def test_window_size_is_told_only_where_there_is_a_window(tiny_model: ModelPath)
 
 
 def test_missing_file_is_named_without_its_folder(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match="'gone.gguf'") as caught:
+    with pytest.raises(LoadError, match=r"'gone\.gguf'") as caught:
         _core.Model(str(tmp_path / "gone.gguf"))
     assert str(tmp_path) not in str(caught.value)
 
@@ -93,7 +93,9 @@ def test_key_value_overrides_reach_the_model(tiny_model: ModelPath) -> None:
 def test_load_modes_give_the_same_model(tiny_model: ModelPath, load_mode: str) -> None:
     path = tiny_model("llama")
     params = _core.ModelParams(load_mode=load_mode, cpu_tensors=["ffn_.*"], devices=[])  # type: ignore[arg-type]
-    context = _core.Context(_core.Model(path, params), _core.ContextParams(n_ctx=256, n_threads=1, flash_attention="off"))
+    context = _core.Context(
+        _core.Model(path, params), _core.ContextParams(n_ctx=256, n_threads=1, flash_attention="off")
+    )
     batch = _core.Batch(16)
     batch.add_tokens(0, random_tokens(10), 0, "last")
     context.decode(batch)
@@ -155,7 +157,7 @@ def test_adapter_changes_the_logits_and_can_be_taken_off(tiny_model: ModelPath, 
     base = lab.fresh(tokens)
     adapter = lab.model.load_adapter(adapter_path)
     assert adapter.path == adapter_path
-    lab.context.set_adapters([(adapter, 1.0)])
+    lab.context.set_adapters([(adapter, 10.0)])
     del adapter  # the context keeps it
     assert_differs(lab.fresh(tokens), base)
     lab.context.set_adapters([])
@@ -166,7 +168,7 @@ def test_adapter_of_another_model_object_is_refused(tiny_model: ModelPath, adapt
     lab, other = Lab(tiny_model("llama")), _core.Model(tiny_model("llama"))
     adapter = other.load_adapter(adapter_path)
     with pytest.raises(InvalidArgumentError, match="another model"):
-        lab.context.set_adapters([(adapter, 1.0)])
+        lab.context.set_adapters([(adapter, 10.0)])
     with pytest.raises(InvalidArgumentError, match="scale"):
         lab.context.set_adapters([(lab.model.load_adapter(adapter_path), float("nan"))])
     del other

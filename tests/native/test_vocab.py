@@ -95,7 +95,8 @@ def test_piece_out_of_range_is_refused(spm: _core.Vocab, token: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "tokens", [np.array([1.0, 2.0]), np.array([1, 2], np.int64), np.arange(8, dtype=np.int32)[::2], np.zeros((2, 2), np.int32)]
+    "tokens",
+    [np.array([1.0, 2.0]), np.array([1, 2], np.int64), np.arange(8, dtype=np.int32)[::2], np.zeros((2, 2), np.int32)],
 )
 def test_detokenize_refuses_arrays_that_would_be_copied(spm: _core.Vocab, tokens: np.ndarray) -> None:
     with pytest.raises(InvalidArgumentError, match="1-d C-contiguous int32"):

@@ -128,6 +128,7 @@ class Settings:
         twins="HF_HUB_CACHE",
         shown="~/.cache/huggingface/hub",
     )
+    keep_unused: bool = _declare(Flag(), False, "keep blobs that no model uses", twins="OLLAMA_NOPRUNE")
     offline: bool = _declare(Flag(), False, "never reach out to model sources")
     private_registries: tuple[str, ...] = _declare(
         Texts(), (), "registries that may be on private addresses: `host`, `host:port`, or `*` for all"

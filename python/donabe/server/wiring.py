@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -30,6 +31,10 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
     from donabe.server.app import Collaborators
 
     store = ModelStore.from_settings(cast("Settings", settings), allow_files=_callers_are_local(settings))
+    if not cast("Settings", settings).keep_unused:
+        threading.Thread(
+            target=store.tidy, name="donabe-tidy", daemon=True
+        ).start()  # it may take a while; nobody waits
     transfer = options_from(cast("Settings", settings))
     pull = Puller(store, transfer)
     return Collaborators(

@@ -76,13 +76,22 @@ class ModelStore:
         extra: Read-only collections; a name that exists in several places means the first.
         allow_files: Whether `resolve` also takes the absolute path of a GGUF file. Only where every caller may read the
             files of this machine anyway: a name from the network must not tell which files exist.
+        keep_unused: Keep the blobs of a model that is replaced.
     """
 
-    def __init__(self, root: Path, extra: Sequence[ReadOnlyModels] = (), *, allow_files: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        extra: Sequence[ReadOnlyModels] = (),
+        *,
+        allow_files: bool = False,
+        keep_unused: bool = False,
+    ) -> None:
         self.layout = StoreLayout(Path(root).expanduser().absolute())
         self.blobs = BlobStore(self.layout)
         self._extra = tuple(extra)
         self._allow_files = allow_files
+        self._keep_unused = keep_unused
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None, *, allow_files: bool = False) -> ModelStore:
@@ -92,7 +101,7 @@ class ModelStore:
 
         settings = settings or load_settings()
         extra = foreign_models(settings.models_dir, settings.extra_stores, settings.hf_cache)
-        return cls(settings.models_dir, extra, allow_files=allow_files)
+        return cls(settings.models_dir, extra, allow_files=allow_files, keep_unused=settings.keep_unused)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -192,7 +201,7 @@ class ModelStore:
         """The lock that guards a purpose between processes; `store` guards every change of manifests."""
         return FileLock(self.layout.lock(purpose), timeout_s=timeout_s)
 
-    def write_manifest(self, name: ModelName, data: bytes, *, prune_replaced: bool = True) -> tuple[Digest, ...]:
+    def write_manifest(self, name: ModelName, data: bytes) -> tuple[Digest, ...]:
         """Make a model visible: the last step of a pull or create. All its blobs must be here already.
 
         Returns:
@@ -211,7 +220,7 @@ class ModelStore:
                     )
             before = self._digests_of(path)
             write_atomically(path, data)
-            return self._remove_unused(before - manifest.digests) if prune_replaced else ()
+            return () if self._keep_unused else self._remove_unused(before - manifest.digests)
 
     def delete(self, name: str | ModelName) -> None:
         """Remove a model, and its blobs unless another model uses them.

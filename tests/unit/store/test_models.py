@@ -222,6 +222,13 @@ def test_replacing_a_model_removes_what_nothing_uses(store: ModelStore) -> None:
     assert not store.blobs.has(old)
 
 
+def test_replaced_blobs_stay_where_the_user_says_so(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path, keep_unused=True)
+    add_model(store, "m", system=b"old")
+    add_model(store, "m", system=b"new")
+    assert store.blobs.has(Digest.of_bytes(b"old"))
+
+
 def test_prune_keeps_fresh_and_used_blobs(store: ModelStore) -> None:
     used = add_model(store, "m")
     fresh, _ = store.blobs.add_bytes(b"fresh")

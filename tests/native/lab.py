@@ -77,6 +77,6 @@ def assert_close(got: Logits, expected: Logits, tolerance: float = EXACT) -> Non
     assert error < tolerance, f"relative error {error:.2e}"
 
 
-def assert_differs(got: Logits, expected: Logits, at_least: float = 1e-3) -> None:
+def assert_differs(got: Logits, expected: Logits, at_least: float = 1e-4) -> None:
     error = float(np.abs(got - expected).max() / np.abs(expected).max())
     assert error > at_least, f"relative error {error:.2e}"

@@ -8,20 +8,12 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 import ollama
 import pytest
-from tests.fakes.live import running
-from tests.fakes.settings import FakeSettings
-from tests.model_store import SMOLLM2, ensure_model, shared_store
-
-from donabe.registry.jobs import Puller
-from donabe.runner.client import RunnerProcess
-from donabe.server.app import Collaborators, create_app
-from donabe.store.metadata import read_metadata
+from tests.model_store import SMOLLM2
+from tests.real_server import real_server
 
 pytestmark = pytest.mark.models
 
@@ -30,29 +22,10 @@ QUESTION = "What is the capital of France?"
 HI = [{"role": "user", "content": QUESTION}]
 
 
-@dataclass
-class Server:
-    url: str
-    pool: Any = field(repr=False)
-
-    def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=300)
-
-    def runner(self):
-        [resident] = [r for r in self.pool.residents() if not r.options.embedding]
-        return resident.runner
-
-
 @pytest.fixture(scope="module")
-def server():
-    ensure_model(SMOLLM2)
-    store = shared_store()
-    app = create_app(
-        FakeSettings(keep_alive_s=600, num_parallel=8, context_length=2048),
-        Collaborators(store=store, pull=Puller(store), read_metadata=read_metadata, start_runner=RunnerProcess.start),
-    )
-    with running(app, timeout_s=60) as url:
-        yield Server(url, app.state.pool)
+def server(tmp_path_factory):
+    with real_server(tmp_path_factory.mktemp("home")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -219,13 +192,17 @@ def test_eight_streams_at_once(server):
 
 def test_dropped_connection_frees_its_cells(server):
     body = {"model": SMOLLM2, "prompt": "Once upon a time", "raw": True, "options": {"num_predict": 1500}}
+    label = f'{{model="{SMOLLM2}"}}'
     with httpx.stream("POST", server.url + "/api/generate", json=body, timeout=60) as response:
         next(response.iter_lines())
-    metrics = server.pool
-    wait_until(lambda: metrics.residents()[0].n_leases == 0)
-    # what is left in the cache is the prefix, which the next request may use or push out
-    whole = server.post("/api/generate", {"model": SMOLLM2, "prompt": QUESTION, "options": GREEDY, "stream": False})
-    assert whole.status_code == 200
+        assert server.metrics()[f"donabe_running_requests{label}"] == 1
+
+    def is_free() -> bool:
+        metrics = server.metrics()
+        held = metrics[f"donabe_kv_cells_used{label}"] - metrics[f"donabe_kv_cells_cached{label}"]
+        return metrics[f"donabe_running_requests{label}"] == 0 and held == 0
+
+    wait_until(is_free)
 
 
 def test_killed_runner_gives_one_error_and_the_next_request_works(server):

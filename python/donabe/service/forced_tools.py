@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from donabe.types import ChatRequest, Constraint, Delta, Event, Finished, JsonObject, Message, Tool, ToolCall
+from donabe.types import ChatRequest, Constraint, Delta, Event, Finished, JsonObject, Message, Tool, ToolCall, ToolChoice
 
 
 def with_forced_tools(request: ChatRequest) -> ChatRequest:
@@ -27,6 +27,7 @@ def with_forced_tools(request: ChatRequest) -> ChatRequest:
         request,
         messages=tuple(_without_calls(message) for message in messages),
         tools=(),
+        tool_choice=ToolChoice(),
         constraint=Constraint(json_schema=_call_schema(tools)),
     )
 

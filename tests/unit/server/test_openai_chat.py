@@ -311,7 +311,7 @@ async def test_required_call_is_forced_on_a_model_without_tools():
     assert choice["message"]["content"] == ""
     assert choice["message"]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a":1}'}
     request = server.runners.last.requests[0]
-    assert request.tools == ()
+    assert (request.tools, request.tool_choice.mode) == ((), "auto")
     assert request.messages[0].role == "system"
     assert "add" in request.messages[0].content
     assert request.constraint.json_schema["properties"]["name"] == {"const": "add"}

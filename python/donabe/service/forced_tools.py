@@ -11,7 +11,18 @@ from typing import Any
 
 import msgspec
 
-from donabe.types import ChatRequest, Constraint, Delta, Event, Finished, JsonObject, Message, Tool, ToolCall, ToolChoice
+from donabe.types import (
+    ChatRequest,
+    Constraint,
+    Delta,
+    Event,
+    Finished,
+    JsonObject,
+    Message,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
 
 
 def with_forced_tools(request: ChatRequest) -> ChatRequest:

@@ -19,7 +19,17 @@ from donabe.api.dialect import JSON, NDJSON, ErrorStyle, Timing
 from donabe.api.durations import TimestampWriter
 from donabe.api.native import NativeRerank
 from donabe.errors import ContextLengthError, DonabeError, InvalidRequestError, RunnerError
-from donabe.types import Delta, EmbedResult, Finished, JsonObject, RerankResult, TokenLogprob, ToolCall, Usage
+from donabe.types import (
+    Delta,
+    EmbedResult,
+    Finished,
+    JsonObject,
+    RenderedPrompt,
+    RerankResult,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
 
 _encode = msgspec.json.Encoder().encode
 _timestamps = TimestampWriter()
@@ -247,12 +257,12 @@ def loaded_body(model: str, *, is_chat: bool, reason: str) -> bytes:
     return _encode({"model": model, "created_at": _timestamps.now(), **answer, "done": True, "done_reason": reason})
 
 
-def rendered_body(model: str, prompt: str, n_images: int, *, is_chat: bool) -> bytes:
-    """The reply that shows the prompt instead of running it."""
+def rendered_body(model: str, prompt: RenderedPrompt, *, is_chat: bool) -> bytes:
+    """The reply that shows the prompt and its tokens instead of running it."""
     answer: JsonObject = {"message": {"role": "", "content": ""}} if is_chat else {"response": ""}
-    info: JsonObject = {"rendered_template": prompt}
-    if n_images:
-        info["image_count"] = n_images
+    info: JsonObject = {"rendered_template": prompt.prompt, "tokens": prompt.tokens}
+    if prompt.n_images:
+        info["image_count"] = prompt.n_images
     return _encode({"model": model, "created_at": _timestamps.now(), **answer, "done": False, "_debug_info": info})
 
 

@@ -27,13 +27,17 @@ class Entry:
 
 COMMANDS: dict[str, Entry] = {
     "serve": Entry("donabe.cli.commands.serve:serve", "Start the server", ("start",)),
+    "create": Entry("donabe.cli.commands.create:create", "Create a model"),
     "show": Entry("donabe.cli.commands.show:show", "Show information for a model"),
     "run": Entry("donabe.cli.commands.run:run", "Run a model"),
     "stop": Entry("donabe.cli.commands.stop:stop", "Stop a running model"),
     "pull": Entry("donabe.cli.commands.pull:pull", "Pull a model from a registry"),
+    "push": Entry("donabe.cli.commands.push:push", "Push a model to a registry"),
     "list": Entry("donabe.cli.commands.list:list_models", "List models", ("ls",)),
     "ps": Entry("donabe.cli.commands.ps:ps", "List running models"),
+    "cp": Entry("donabe.cli.commands.cp:cp", "Copy a model"),
     "rm": Entry("donabe.cli.commands.rm:rm", "Remove a model"),
+    "render": Entry("donabe.cli.commands.render:render", "Show the exact prompt of a conversation"),
 }
 
 

@@ -190,17 +190,22 @@ class Progress:
 def show_progress(events: Iterable[JsonObject], stream: TextIO | None = None) -> None:
     """Show the events of a pull (or push, create) until they end; errors in the stream are raised by it."""
     with Progress(stream) as progress:
-        for event in events:
-            total, status = event.get("total") or 0, str(event.get("status", ""))
-            if total:
-                key, label = _bar_name(status, str(event.get("digest") or ""))
-                progress.bar(key, label, int(event.get("completed") or 0), int(total))
-            else:
-                progress.status(status)
+        show_events(events, progress)
+
+
+def show_events(events: Iterable[JsonObject], progress: Progress) -> None:
+    """Add events to lines that are shown already."""
+    for event in events:
+        total, status = event.get("total") or 0, str(event.get("status", ""))
+        if total:
+            key, label = _bar_name(status, str(event.get("digest") or ""))
+            progress.bar(key, label, int(event.get("completed") or 0), int(total))
+        else:
+            progress.status(status)
 
 
 def _bar_name(status: str, digest: str) -> tuple[str, str]:
     short = digest.removeprefix("sha256:")[:12]
     if status.startswith("pulling") and short:
         return digest, f"pulling {short}:"
-    return digest or status, status
+    return f"{status} {digest}", status

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import httpx
@@ -15,6 +17,7 @@ from donabe.client.wire import (
     connection_options,
     log_warnings,
     read_object,
+    rendered_prompt,
     response_error,
     transport_errors,
 )
@@ -102,9 +105,56 @@ class AsyncClient:
         """Download a model; the stream reports progress (`status`, `digest`, `total`, `completed`)."""
         return await self._answer(calls.pull(model, stream, insecure), stream)
 
-    async def create(self, model: str, **fields: Unpack[CreateFields]) -> JsonObject:
-        """Create a model from another one (`from_`) or from uploaded files."""
-        return await self._call(calls.create(model, False, fields))
+    @overload
+    async def push(self, model: str, *, stream: Literal[False] = ..., insecure: bool = ...) -> JsonObject: ...
+    @overload
+    async def push(self, model: str, *, stream: Literal[True], insecure: bool = ...) -> AsyncIterator[JsonObject]: ...
+    async def push(
+        self, model: str, *, stream: bool = False, insecure: bool = False
+    ) -> JsonObject | AsyncIterator[JsonObject]:
+        """Upload a model to the registry its name says; the stream reports progress like that of `pull`."""
+        return await self._answer(calls.push(model, stream, insecure), stream)
+
+    @overload
+    async def create(
+        self, model: str, *, stream: Literal[False] = ..., **fields: Unpack[CreateFields]
+    ) -> JsonObject: ...
+    @overload
+    async def create(
+        self, model: str, *, stream: Literal[True], **fields: Unpack[CreateFields]
+    ) -> AsyncIterator[JsonObject]: ...
+    async def create(
+        self, model: str, *, stream: bool = False, **fields: Unpack[CreateFields]
+    ) -> JsonObject | AsyncIterator[JsonObject]:
+        """Create a model from another one (`from_`) or from uploaded files; the stream reports progress."""
+        return await self._answer(calls.create(model, stream, fields), stream)
+
+    async def upload(
+        self, path: Path, *, digest: str | None = None, on_progress: Callable[[int], None] | None = None
+    ) -> str:
+        """Upload a file to create a model from, unless the server has it; returns its digest.
+
+        Args:
+            path: The file.
+            digest: Its digest, if known.
+            on_progress: Told the bytes sent so far.
+        """
+        known = await asyncio.to_thread(calls.file_digest, path) if digest is None else digest
+        url = calls.blob_path(known)
+        with transport_errors(self._http.base_url):
+            if (await self._http.head(url)).status_code == 200:
+                return known
+            size = {"content-length": str((await asyncio.to_thread(path.stat)).st_size)}
+            response = await self._http.post(url, content=_in_thread(path, on_progress), headers=size)
+        if response.status_code >= 400:
+            raise response_error(response.status_code, response.text, response.reason_phrase)
+        return known
+
+    async def render(
+        self, model: str, messages: Sequence[Mapping[str, Any]], **fields: Unpack[ChatFields]
+    ) -> JsonObject:
+        """The exact prompt a conversation becomes: `prompt` and `tokens`. Nothing is generated."""
+        return rendered_prompt(await self._call(calls.render(model, messages, fields)))
 
     async def list(self) -> JsonObject:
         """The installed models."""
@@ -154,3 +204,10 @@ class AsyncClient:
                     if (event := reader.read(line)) is not None:
                         yield event
         reader.finish()
+
+
+async def _in_thread(path: Path, on_progress: Callable[[int], None] | None) -> AsyncIterator[bytes]:
+    """A file's content in pieces, read on worker threads."""
+    chunks = calls.read_chunks(path, on_progress)
+    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        yield chunk

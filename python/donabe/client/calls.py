@@ -6,7 +6,8 @@ Fields left out or None are not sent, so the server's defaults apply.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from donabe.types import JsonObject
+
+CHUNK_BYTES = 1 << 20
 
 Image = bytes | Path | str  # raw bytes, a file to read, or base64 text
 
@@ -61,17 +64,22 @@ class EmbedFields(LoadFields, total=False):
 
 
 class CreateFields(TypedDict, total=False):
-    """Fields of create. The new model needs `from_` or `files`."""
+    """Fields of create. The new model needs `from_` or `files`; None is not sent."""
 
-    from_: str  # sent as `from`
-    files: Mapping[str, str]
-    adapters: Mapping[str, str]
-    template: str
-    system: str
-    license: str | Sequence[str]
-    parameters: Mapping[str, Any]
-    messages: Sequence[Mapping[str, Any]]
-    quantize: str
+    from_: str | None  # sent as `from`
+    files: Mapping[str, str] | None  # names to digests of uploaded files
+    adapters: Mapping[str, str] | None
+    draft_files: Mapping[str, str] | None
+    template: str | None
+    system: str | None
+    license: str | Sequence[str] | None
+    parameters: Mapping[str, Any] | None
+    messages: Sequence[Mapping[str, Any]] | None
+    renderer: str | None
+    parser: str | None
+    requires: str | None
+    quantize: str | None
+    draft_quantize: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,40 @@ def create(model: str, stream: bool, fields: CreateFields) -> Call:
     if "from_" in body:
         body["from"] = body.pop("from_")
     return Call("POST", "/api/create", body, ("status", "success"))
+
+
+def push(model: str, stream: bool, insecure: bool) -> Call:
+    body: JsonObject = {"model": model, "stream": stream}
+    return Call("POST", "/api/push", body | ({"insecure": True} if insecure else {}), ("status", "success"))
+
+
+def render(model: str, messages: Sequence[Mapping[str, Any]], fields: ChatFields) -> Call:
+    call = chat(model, messages, False, fields)
+    return Call(call.method, call.path, {**(call.body or {}), "_debug_render_only": True})
+
+
+def blob_path(digest: str) -> str:
+    return f"/api/blobs/{digest}"
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:<hex>` of a file."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            state.update(chunk)
+    return f"sha256:{state.hexdigest()}"
+
+
+def read_chunks(path: Path, on_progress: Callable[[int], None] | None) -> Iterator[bytes]:
+    """A file's content in pieces; `on_progress` is told how many bytes were handed out so far."""
+    n_bytes = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+            n_bytes += len(chunk)
+            if on_progress is not None:
+                on_progress(n_bytes)
 
 
 def show(model: str, verbose: bool) -> Call:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import httpx
@@ -15,6 +16,7 @@ from donabe.client.wire import (
     connection_options,
     log_warnings,
     read_object,
+    rendered_prompt,
     response_error,
     transport_errors,
 )
@@ -105,9 +107,46 @@ class Client:
         """Download a model; the stream reports progress (`status`, `digest`, `total`, `completed`)."""
         return self._answer(calls.pull(model, stream, insecure), stream)
 
-    def create(self, model: str, **fields: Unpack[CreateFields]) -> JsonObject:
-        """Create a model from another one (`from_`) or from uploaded files."""
-        return self._call(calls.create(model, False, fields))
+    @overload
+    def push(self, model: str, *, stream: Literal[False] = ..., insecure: bool = ...) -> JsonObject: ...
+    @overload
+    def push(self, model: str, *, stream: Literal[True], insecure: bool = ...) -> Iterator[JsonObject]: ...
+    def push(self, model: str, *, stream: bool = False, insecure: bool = False) -> JsonObject | Iterator[JsonObject]:
+        """Upload a model to the registry its name says; the stream reports progress like that of `pull`."""
+        return self._answer(calls.push(model, stream, insecure), stream)
+
+    @overload
+    def create(self, model: str, *, stream: Literal[False] = ..., **fields: Unpack[CreateFields]) -> JsonObject: ...
+    @overload
+    def create(self, model: str, *, stream: Literal[True], **fields: Unpack[CreateFields]) -> Iterator[JsonObject]: ...
+    def create(
+        self, model: str, *, stream: bool = False, **fields: Unpack[CreateFields]
+    ) -> JsonObject | Iterator[JsonObject]:
+        """Create a model from another one (`from_`) or from uploaded files; the stream reports progress."""
+        return self._answer(calls.create(model, stream, fields), stream)
+
+    def upload(self, path: Path, *, digest: str | None = None, on_progress: Callable[[int], None] | None = None) -> str:
+        """Upload a file to create a model from, unless the server has it; returns its digest.
+
+        Args:
+            path: The file.
+            digest: Its digest, if known.
+            on_progress: Told the bytes sent so far.
+        """
+        digest = digest or calls.file_digest(path)
+        url = calls.blob_path(digest)
+        with transport_errors(self._http.base_url):
+            if self._http.head(url).status_code == 200:
+                return digest
+            size = {"content-length": str(path.stat().st_size)}
+            response = self._http.post(url, content=calls.read_chunks(path, on_progress), headers=size)
+        if response.status_code >= 400:
+            raise response_error(response.status_code, response.text, response.reason_phrase)
+        return digest
+
+    def render(self, model: str, messages: Sequence[Mapping[str, Any]], **fields: Unpack[ChatFields]) -> JsonObject:
+        """The exact prompt a conversation becomes: `prompt` and `tokens`. Nothing is generated."""
+        return rendered_prompt(self._call(calls.render(model, messages, fields)))
 
     def list(self) -> JsonObject:
         """The installed models."""

@@ -126,6 +126,12 @@ def _parsed(text: str, status_code: int) -> JsonObject:
     return value
 
 
+def rendered_prompt(answer: JsonObject) -> JsonObject:
+    """`prompt` and `tokens` of a reply that shows the prompt instead of running it."""
+    info = answer.get("_debug_info") or {}
+    return {"prompt": str(info.get("rendered_template", "")), "tokens": list(info.get("tokens") or ())}
+
+
 class StreamReader:
     """Parses the lines of one stream and knows whether it ended as it must."""
 

@@ -85,7 +85,7 @@ class NativeRoutes:
 
         async def render() -> bytes:
             _spec, prompt = await _naming(self._inference.render(call), "model '{}' not found", name)
-            return native_replies.rendered_body(name, prompt.prompt, prompt.n_images, is_chat=is_chat)
+            return native_replies.rendered_body(name, prompt, is_chat=is_chat)
 
         async def begin() -> Reply:
             if isinstance(call, ChatCall):

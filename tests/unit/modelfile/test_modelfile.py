@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -289,3 +290,9 @@ def test_any_text_parses_or_is_refused_with_a_typed_error(text: str) -> None:
         read_modelfile(text.encode("utf-8", "replace"))
     except InvalidRequestError as error:
         assert error.message
+
+
+def test_document_lists_every_parameter() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "modelfile.md").read_text(encoding="utf-8")
+    table = text[text.index("| name | type | range |") :]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(PARAMETERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -15,6 +15,9 @@ from donabe.cli.run_model.options import ModelFacts
 from donabe.cli.run_model.parameters import parse_parameter
 from donabe.cli.run_model.session import Session
 from donabe.errors import ResponseError
+
+if TYPE_CHECKING:
+    from donabe.client.calls import CreateFields
 
 _THINK_LEVELS = ("low", "medium", "high", "max")
 _NO_SUCH_ROUTE = (404, 405, 501)
@@ -198,14 +201,14 @@ class SlashCommands:
             click.echo("Usage:\n  /save <modelname>")
             return
         session = self._session
-        fields = {
+        fields: CreateFields = {
             "from_": session.options.model,
             "system": session.system or None,
             "parameters": session.options.parameters or None,
             "messages": session.stored_messages() or None,
         }
         try:
-            session.client.create(words[0], **fields)  # type: ignore[arg-type]  # None is not sent
+            session.client.create(words[0], **fields)
         except ResponseError as error:
             if error.status_code in _NO_SUCH_ROUTE:
                 click.echo("This server can't save models.")

@@ -63,7 +63,7 @@ def _running(command: list[str], ready_url: str, env: dict[str, str]) -> Iterato
 def donabe(model: Path, n_parallel: int) -> Iterator[Target]:
     port = free_port()
     env = {"DONABE_HOST": f"127.0.0.1:{port}", "DONABE_NUM_PARALLEL": str(n_parallel), "DONABE_CONTEXT_LENGTH": "16384",
-           "DONABE_CACHE_DISK": "0"}  # fmt: skip
+           "DONABE_PREFIX_CACHE_DISK": "0"}  # fmt: skip
     command = [sys.executable, "-m", "donabe", "serve"]
     with _running(command, f"http://127.0.0.1:{port}/", env):
         yield Target("donabe", f"http://127.0.0.1:{port}", str(model), "native")

@@ -42,6 +42,7 @@ __all__ = [
     "Source",
     "declared_settings",
     "default_config_path",
+    "default_home",
     "load_settings",
 ]
 
@@ -210,6 +211,20 @@ class Settings:
         shown="auto",
         name="max_step_latency",
     )
+    prefix_cache_ram_bytes: int = _declare(
+        Size(),
+        256 << 20,
+        "memory of each model for prefixes that left its KV cache, 0 = none",
+        shown="256MiB",
+        name="prefix_cache_ram",
+    )
+    prefix_cache_disk_bytes: int = _declare(
+        Size(),
+        2_000_000_000,
+        "disk space for prefixes that outlive unloading and restarts, 0 = none",
+        shown="2GB",
+        name="prefix_cache_disk",
+    )
 
     # the terminal
     no_history: bool = _declare(Flag(), False, "keep no history of interactive prompts", twins="OLLAMA_NOHISTORY")
@@ -295,8 +310,13 @@ def default_config_path(environ: Mapping[str, str] | None = None) -> Path:
     environ = os.environ if environ is None else environ
     if named := clean_text(environ.get("DONABE_CONFIG", "")):
         return Path(named).expanduser()
-    home = clean_text(environ.get("DONABE_HOME", ""))
-    return (Path(home).expanduser() if home else Path.home() / ".donabe") / "config.toml"
+    return default_home(environ) / "config.toml"
+
+
+def default_home(environ: Mapping[str, str] | None = None) -> Path:
+    """donabe's own folder where no setting names another: `DONABE_HOME`, else `~/.donabe`."""
+    home = clean_text((os.environ if environ is None else environ).get("DONABE_HOME", ""))
+    return Path(home).expanduser() if home else Path.home() / ".donabe"
 
 
 def load_settings(

@@ -63,6 +63,9 @@ class LoadOptions(_Value, frozen=True, kw_only=True):
     embedding: bool = False  # load for embeddings instead of generation
     pooling: str | None = None  # none, mean, cls, last, rank; None = the model's own
     prefix_cache: bool = True
+    prefix_cache_ram_bytes: int | None = None  # 0 = off
+    prefix_cache_disk_bytes: int | None = None  # all models together; 0 = off
+    prefix_cache_home: str | None = None  # folder of the disk tier and its key; None = donabe's own
     max_step_latency_s: float | None = None  # bound on the gap between two tokens of a running stream
 
 

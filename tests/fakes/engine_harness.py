@@ -29,6 +29,7 @@ class EngineHarness:
         n_ctx: int = 1024,
         n_batch: int = 64,
         n_seq_max: int = 12,
+        disk=None,
         **options,
     ) -> None:
         self.model = model or fake_model(kind)
@@ -46,6 +47,7 @@ class EngineHarness:
             self._publish,
             clock=self.clock,
             native=native,
+            disk=disk,
         )
         self.published: list[list[SequenceOutput]] = []
         self.tokens: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))

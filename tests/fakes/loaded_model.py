@@ -80,6 +80,8 @@ class FakeEngine:
 
     def idle(self) -> None: ...
 
+    def close(self) -> None: ...
+
     def step(self) -> bool:
         outputs = self._drain()
         self.gate.wait(5)

@@ -6,6 +6,7 @@ so a prefix shared wrongly gives a wrong token. Steps take time on the fake cloc
 
 from __future__ import annotations
 
+import pickle
 import zlib
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -56,12 +57,27 @@ class _Seq:
     n: int = 0
 
 
-@dataclass(frozen=True)
-class StateBlob:
+class StateBlob(bytes):
+    """Its bytes are the content, so that it can be stored and read back."""
+
     nbytes: int
     partial: bool
     n_tokens: int
     content: _Seq
+
+    @classmethod
+    def of(cls, nbytes: int, partial: bool, n_tokens: int, content: _Seq) -> StateBlob:
+        cells = [(p, c.token) for p, c in content.cells.items()]
+        data = pickle.dumps((nbytes, cells, content.window, content.state, content.n))
+        return cls.from_bytes(data, partial=partial, n_tokens=n_tokens)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, partial: bool, n_tokens: int) -> StateBlob:
+        blob = cls(data)
+        blob.partial, blob.n_tokens = partial, n_tokens
+        blob.nbytes, cells, window, state, n = pickle.loads(data)
+        blob.content = _Seq({p: Cell(token) for p, token in cells}, window, state, n)
+        return blob
 
 
 class FakeMemory:
@@ -158,7 +174,7 @@ class FakeMemory:
         if not partial:
             copy.cells = {p: Cell(c.token) for p, c in seq.cells.items()}
         nbytes = 64 + self.bytes_per_token * (len(copy.cells) + len(copy.window))
-        return StateBlob(nbytes, partial, seq.n, copy)
+        return StateBlob.of(nbytes, partial, seq.n, copy)
 
     def set_state(self, seq_id: int, blob: StateBlob) -> None:
         self.seqs[seq_id] = _Seq()

@@ -61,6 +61,9 @@ class EngineApi(Protocol):
     def idle(self) -> None:
         """Upkeep of the cache, worth doing when has_work() is False. Milliseconds; does nothing most of the time."""
 
+    def close(self) -> None:
+        """After fail_all, while the native context still works: write what is worth keeping. A few seconds at most."""
+
     def fail_all(self, error: DonabeError) -> None:
         """End every request with `error` and refuse new ones. Idempotent."""
 

@@ -6,11 +6,15 @@ Choices are made once, here, and reported in the log; numbers the user gave are 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from donabe.engine.api import Publish
+from donabe.engine.disk_tier import DiskTier
 from donabe.engine.engine import Engine
+from donabe.engine.fingerprint import state_fingerprint
 from donabe.engine.kinds import MemoryKind, memory_kind
 from donabe.engine.options import MIB, EngineOptions
 from donabe.errors import CapabilityError, InvalidRequestError, UnsupportedError
@@ -23,6 +27,8 @@ log = logging.getLogger(__name__)
 
 N_PARALLEL = 8
 N_UBATCH = 512
+CACHE_RAM_BYTES = 256 * MIB
+CACHE_DISK_BYTES = 2_000_000_000
 N_DRAFT_MAX = 4  # guesses a step and sequence; the engine makes them only while they pay
 MIN_POOL_CELLS = 4096
 CELLS_PER_SEQUENCE = 4096  # automatic pool: so many for each sequence that may run, if memory allows
@@ -52,11 +58,12 @@ def build_engine(
     publish: Publish,
     *,
     adapters: tuple[tuple[Adapter, float], ...] = (),
-    cache_ram_bytes: int = 256 * MIB,
+    cache_ram_bytes: int | None = None,
+    paths: Sequence[str] = (),
     n_draft_max: int = N_DRAFT_MAX,
     native: Any = None,
 ) -> Engine:
-    """An engine with a warm context.
+    """An engine with a warm context. The disk tier needs the paths of the model's files, to tell models apart.
 
     Raises:
         CapabilityError: The model has no decoder with a memory, so it can't generate.
@@ -80,13 +87,42 @@ def build_engine(
         n_parallel=size.n_parallel,
         n_ctx_per_request=size.n_ctx_per_request,
         prefix_cache=options.prefix_cache,
-        cache_ram_bytes=cache_ram_bytes,
+        cache_ram_bytes=_cache_ram_bytes(options) if cache_ram_bytes is None else cache_ram_bytes,
         max_step_latency_s=options.max_step_latency_s,
         n_draft_max=n_draft_max,
         adapters_key=";".join(f"{adapter.path}*{scale}" for adapter, scale in adapters),
     )
     samplers = native.SamplerSet(model, min(4, native.n_physical_cores()))
-    return Engine(model, context, samplers, engine_options, publish, native=native)
+    disk = _open_disk_tier(native, model, context, options, kind, paths, adapters)
+    return Engine(model, context, samplers, engine_options, publish, native=native, disk=disk)
+
+
+def _cache_ram_bytes(options: LoadOptions) -> int:
+    given = _given("prefix_cache_ram_bytes", options.prefix_cache_ram_bytes, 0, 1 << 50)
+    return CACHE_RAM_BYTES if given is None else given
+
+
+def _open_disk_tier(
+    native: Any,
+    model: Model,
+    context: Context,
+    options: LoadOptions,
+    kind: MemoryKind,
+    paths: Sequence[str],
+    adapters: Sequence[tuple[Adapter, float]],
+) -> DiskTier | None:
+    """None when it is turned off or the model's files can't be told apart."""
+    budget = _given("prefix_cache_disk_bytes", options.prefix_cache_disk_bytes, 0, 1 << 50)
+    budget = CACHE_DISK_BYTES if budget is None else budget
+    if not paths or not budget or not options.prefix_cache or options.prefix_cache_home is None:
+        return None
+    try:
+        fingerprint = state_fingerprint(native, model, context, options, paths, adapters)
+    except OSError as error:
+        log.warning("prefixes are not kept on disk: %s", error)
+        return None
+    home = Path(options.prefix_cache_home)
+    return DiskTier(home, fingerprint, budget, can_cut=kind.can_cut, native=native)
 
 
 def pool_size(

@@ -18,6 +18,7 @@ import numpy as np
 from donabe.engine.api import Publish
 from donabe.engine.budget import RowTimes, StepBudget
 from donabe.engine.compaction import Compactor
+from donabe.engine.disk_tier import DiskTier
 from donabe.engine.intake import build_call
 from donabe.engine.kinds import memory_kind
 from donabe.engine.lanes import Lanes
@@ -60,6 +61,7 @@ class Engine:
         *,
         clock: Callable[[], float] = time.monotonic,
         native: Any = None,
+        disk: DiskTier | None = None,
     ) -> None:
         if native is None:
             from donabe import _core as native
@@ -81,6 +83,7 @@ class Engine:
             n_seq_max=context.n_seq_max,
             ram=self._ram,
             keep_idle=options.prefix_cache,
+            disk=disk if options.prefix_cache else None,
         )
         self._budget = StepBudget(context.n_batch, options.max_step_latency_s, options.max_prefill_step_s)
         self._row_times = RowTimes()
@@ -154,6 +157,7 @@ class Engine:
             n_cells_cached=self._n_cells_cached,
             kv_bytes_per_cell=self._context.kv_bytes_per_cell,
             cache_ram_bytes=self._ram_bytes,
+            cache_disk_bytes=cache.disk.tier.used_bytes if cache.disk is not None else 0,
             n_steps=counters.n_steps,
             n_prompt_tokens=counters.n_prompt_tokens,
             n_cached_tokens=counters.n_cached_tokens,
@@ -193,8 +197,14 @@ class Engine:
         return True
 
     def idle(self) -> None:
-        if not self.has_work() and self._compactor is not None and self._closed is None:
+        if self.has_work() or self._closed is not None:
+            return
+        if self._compactor is not None:
             self._compactor.run()
+        self._cache.store_idle(self._clock())
+
+    def close(self) -> None:
+        self._cache.close_disk()
 
     def fail_all(self, error: DonabeError) -> None:
         """Neither the native context nor the engine's own state is trusted any more: requests only get their answer."""

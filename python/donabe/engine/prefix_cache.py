@@ -10,18 +10,21 @@ Where forks need a state (sliding window, recurrent), checkpoints are taken at t
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from donabe.engine.disk_exchange import CLOSE_S, DiskExchange
+from donabe.engine.disk_tier import DiskTier
 from donabe.engine.kinds import MemoryKind
 from donabe.engine.radix import Branch, Key, RadixTree
 from donabe.engine.ram_tier import Entry, RamTier, Saved
 from donabe.engine.seq_ids import SeqIds
 from donabe.engine.tokens import Int32Array, TokenBuffer
-from donabe.errors import KvFullError, StateError
+from donabe.errors import KvFullError, NativeError, StateError
 
 if TYPE_CHECKING:
-    from donabe._core import Memory
+    from donabe._core import Memory, StateBlob
 
 UNLIMITED = 1 << 40
 MIN_CHECKPOINT_TOKENS = 16  # a shorter prefix is cheaper to compute again than to keep
@@ -54,6 +57,7 @@ class PrefixCache:
         n_seq_max: int,
         ram: RamTier,
         keep_idle: bool = True,
+        disk: DiskTier | None = None,
     ) -> None:
         self._memory = memory
         self.kind = kind
@@ -61,6 +65,7 @@ class PrefixCache:
         self.seq_ids = SeqIds(n_seq_max)
         self.n_cells = n_cells if kind.counts_cells else UNLIMITED
         self.ram = ram
+        self.disk = DiskExchange(disk, ram, self.n_cells) if disk is not None else None
         self._keep_idle = keep_idle
         self.n_forks = 0
         self.n_evictions = 0
@@ -112,7 +117,7 @@ class PrefixCache:
 
     def _in_ram(self, key: Key, tokens: Int32Array, k_pool: int) -> list[ForkPoint]:
         points: list[ForkPoint] = []
-        for hit in self.ram.lookup(key, tokens):
+        for hit in self.ram.lookup(key, tokens, self.disk.guests if self.disk is not None else ()):
             entry, reach = hit.entry, hit.n_equal
             if reach < k_pool + MIN_SAVE_TOKENS:
                 break
@@ -123,12 +128,34 @@ class PrefixCache:
                 points.append(ForkPoint(max(fitting), entry=entry, checkpoint=entry.checkpoints[max(fitting)]))
         return points
 
+    def find_on_disk(
+        self,
+        key: Key,
+        tokens: Int32Array,
+        limit: int,
+        points: list[ForkPoint],
+        *,
+        token_s: float,
+        wait: bool,
+        now: float,
+    ) -> list[ForkPoint] | None:
+        """The points, and those of a clearly longer prefix on disk; None while that is being read."""
+        if self.disk is None or limit <= 0:
+            return points
+        k = points[0].k if points else 0
+        if self.disk.fetch(key, tokens[:limit], k, token_s=token_s, wait=wait, now=now):
+            return None
+        return self.find(key, tokens, limit) if self.disk.guests else points
+
     # --- sequences come and go ---
 
     def start(self, key: Key, buffer: TokenBuffer, point: ForkPoint, now: float) -> Branch[Saved] | None:
         """A branch with the point's k tokens computed; None when it can't start there. Needs a free sequence id."""
         if point.entry is not None:
-            return self._start_from_ram(key, buffer, point, now)
+            branch = self._start_from_ram(key, buffer, point, now)
+            if self.disk is not None:
+                self.disk.release(point.entry)
+            return branch
         if point.source is None:
             return self.tree.open(key, self.seq_ids.allocate(), buffer)
         return self._fork(point, buffer, now)
@@ -180,8 +207,10 @@ class PrefixCache:
         seq_id = self.seq_ids.allocate()
         try:
             self._memory.set_state(seq_id, saved.blob)
-        except (KvFullError, StateError):
+        except (KvFullError, StateError) as error:
             self.seq_ids.release(seq_id)
+            if self.disk is not None and isinstance(error, StateError):
+                self.disk.refuse(saved)
             return None
         saved.last_used = now
         branch = self.tree.open(key, seq_id, buffer)
@@ -322,6 +351,7 @@ class PrefixCache:
         exclusive = branch.n_exclusive
         n_cut = max(n_wanted, CUT_GRAIN)
         if self.kind.can_cut and n_wanted > 0 and n_cut * 2 <= exclusive:
+            self._to_disk(branch)
             self.cut(branch, branch.n - n_cut)
             return
         if exclusive >= MIN_SAVE_TOKENS or (self.kind.wants_checkpoints and branch.n >= MIN_SAVE_TOKENS):
@@ -330,6 +360,7 @@ class PrefixCache:
 
     def _spill(self, branch: Branch[Saved], now: float) -> None:
         saved = self.save(branch, now)
+        self._to_disk(branch, saved.blob if saved is not None else None)
         if saved is None:
             return
         saved.last_used = branch.last_used
@@ -337,6 +368,41 @@ class PrefixCache:
         for node in branch.path():
             entry.checkpoints.update(node.checkpoints)
         self.ram.add(entry, covers_prefixes=self.kind.any_point)
+
+    # --- the disk tier ---
+
+    def store_idle(self, now: float) -> None:
+        """Upkeep while nothing runs: idle branches are copied to the disk tier, one turn at a time."""
+        if self.disk is None:
+            return
+        self.disk.release()
+        for branch in self.disk.next_idle(self.tree.branches, now):
+            self._to_disk(branch)
+
+    def close_disk(self) -> None:
+        """Copy what is idle to the disk tier, last used first, and wait for the writing; both for a bounded time."""
+        if self.disk is None:
+            return
+        deadline = time.monotonic() + CLOSE_S
+        for branch in sorted(self.tree.branches, key=lambda b: -b.last_used):
+            if branch.is_idle and time.monotonic() < deadline:
+                self._to_disk(branch)
+        self.disk.tier.close(max(deadline - time.monotonic(), 1.0))
+
+    def _to_disk(self, branch: Branch[Saved], blob: StateBlob | None = None) -> None:
+        tokens = branch.buffer.view(0, branch.n)
+        if self.disk is None or not self.disk.tier.wants(branch.key, tokens):
+            return
+        assert self._memory is not None
+        if blob is None:
+            try:
+                blob = self._memory.get_state(branch.seq_id)
+            except NativeError:
+                return
+        checkpoints = {
+            k: saved.blob for node in branch.path() for k, saved in node.checkpoints.items() if saved.blob is not None
+        }
+        self.disk.tier.store(branch.key, tokens, blob, checkpoints)
 
     # --- checks ---
 

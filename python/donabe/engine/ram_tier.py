@@ -85,10 +85,10 @@ class RamTier:
         self._entries = [e for e in self._entries if e.state.blob is not None and not is_covered(e)]
         self._entries.append(entry)
 
-    def lookup(self, key: Key, tokens: Int32Array) -> list[Hit]:
-        """Entries with a common prefix, longest first."""
+    def lookup(self, key: Key, tokens: Int32Array, guests: tuple[Entry, ...] = ()) -> list[Hit]:
+        """Entries with a common prefix, longest first; guests are looked at, too, but not kept."""
         self._entries = [e for e in self._entries if e.state.blob is not None]
-        hits = [Hit(e, common_prefix(e.tokens, tokens)) for e in self._entries if e.key == key]
+        hits = [Hit(e, common_prefix(e.tokens, tokens)) for e in (*self._entries, *guests) if e.key == key]
         return sorted((h for h in hits if h.n_equal), key=lambda h: -h.n_equal)
 
     def clear(self) -> None:

@@ -137,6 +137,13 @@ class Scheduler:
         points = self._cache.find(sequence.call.key, sequence.buffer.view(), limit)
         if self._follow(sequence, points[0].k if points else 0, limit):
             return False
+        if sequence.saved is None:
+            token_s, wait = self._budget.prefill_cost_s, not self.running
+            key, tokens = sequence.call.key, sequence.buffer.view()
+            found = self._cache.find_on_disk(key, tokens, limit, points, token_s=token_s, wait=wait, now=now)
+            if found is None:
+                return False  # a longer prefix is being read; steps go on meanwhile
+            points = found
         points.append(NOWHERE)
         for point in points:
             if point.source is not None and point.source not in self._cache.tree.branches:

@@ -50,6 +50,9 @@ class LoadKwargs(TypedDict, total=False):
     embedding: bool
     pooling: str | None
     prefix_cache: bool
+    prefix_cache_ram_bytes: int | None
+    prefix_cache_disk_bytes: int | None
+    prefix_cache_home: str | None
     max_step_latency_s: float | None
 
 
@@ -114,6 +117,8 @@ _STORED_NAMES = {
     "num_predict": "max_tokens",
     "num_keep": "n_keep",
 }
+# The caller's alone: a model from elsewhere does not choose folders and budgets on this machine.
+_NOT_STORED = ("prefix_cache_ram_bytes", "prefix_cache_disk_bytes", "prefix_cache_home")
 _AUTOMATIC_WHEN_ZERO = ("n_ctx_per_request", "n_batch", "n_threads")
 
 
@@ -138,7 +143,9 @@ def load_options(stored: JsonObject, given: Mapping[str, Any]) -> LoadOptions:
     """
     fields = LoadOptions.__struct_fields__
     refuse_unknown("LLM()", given, fields)
-    values = {name: value for name, value in stored_values(stored).items() if name in fields}
+    values = {
+        name: value for name, value in stored_values(stored).items() if name in fields and name not in _NOT_STORED
+    }
     return _convert({**values, **given}, LoadOptions)
 
 

@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import msgspec
+
 from donabe import _core
 from donabe.chat.prompt import PromptBuilder
 from donabe.engine.api import EngineApi, Publish
 from donabe.engine.build import N_PARALLEL, build_engine
 from donabe.errors import InvalidRequestError, ModelFileError
 from donabe.runner.embedder import Embedder
+from donabe.settings import default_home
 from donabe.types import Capability, LoadOptions, ModelInfo, ModelSpec
 
 logger = logging.getLogger("donabe.runner")
@@ -41,6 +44,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "n_gpu_layers": (-1, 1 << 16),
     "main_gpu": (0, 255),
     "n_threads": (1, 1024),
+    "prefix_cache_ram_bytes": (0, 1 << 50),
+    "prefix_cache_disk_bytes": (0, 1 << 50),
     "max_step_latency_s": (0.001, 3600.0),
 }
 
@@ -86,7 +91,9 @@ class Loaded:
         if options.embedding or model.memory_kind == "none" or not model.has_decoder:
             return None
         adapters = tuple((model.load_adapter(adapter.path), adapter.scale) for adapter in self._spec.adapters)
-        return build_engine(model, options, self._outputs, adapters=adapters)
+        if options.prefix_cache_home is None:
+            options = msgspec.structs.replace(options, prefix_cache_home=str(default_home()))
+        return build_engine(model, options, self._outputs, adapters=adapters, paths=self._spec.paths)
 
     def _open_context(self, arguments: dict[str, Any]) -> _core.Context:
         return _core.Context(self._model, _core.ContextParams(**arguments))

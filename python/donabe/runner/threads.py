@@ -70,6 +70,7 @@ class EngineThread:
                     engine.idle()
                     engine.wait_for_work(_IDLE_S)
             engine.fail_all(self._end)
+            engine.close()
         except BaseException as error:  # nothing above this frame would report it
             self._step_began = None
             logger.exception("the engine failed")

@@ -8,6 +8,8 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+import msgspec
+
 from donabe.registry.jobs import Puller, Pusher
 from donabe.registry.sources import options_from
 from donabe.runner.api import ModelRunner
@@ -41,7 +43,7 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
         store=store,
         pull=pull,
         read_metadata=read_metadata,
-        start_runner=partial(_start_runner, deadlines_for(settings)),
+        start_runner=partial(_start_runner, deadlines_for(settings), cast("Settings", settings)),
         creator=ModelCreator(store, pull=pull),
         uploads=Uploads(store),
         push=Pusher(store, transfer),
@@ -62,5 +64,11 @@ def deadlines_for(settings: ServerSettings) -> Deadlines:
     return dataclasses.replace(Deadlines(), load_stall_s=stall_s if math.isfinite(stall_s) else 86_400.0)
 
 
-async def _start_runner(deadlines: Deadlines, spec: ModelSpec, options: LoadOptions) -> ModelRunner:
+async def _start_runner(deadlines: Deadlines, settings: Settings, spec: ModelSpec, options: LoadOptions) -> ModelRunner:
+    options = msgspec.structs.replace(
+        options,
+        prefix_cache_ram_bytes=settings.prefix_cache_ram_bytes,
+        prefix_cache_disk_bytes=settings.prefix_cache_disk_bytes,
+        prefix_cache_home=str(settings.home),
+    )
     return await RunnerProcess.start(spec, options, deadlines=deadlines)

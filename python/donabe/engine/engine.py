@@ -169,6 +169,10 @@ class Engine:
             python_s=counters.python_s,
         )
 
+    def memory_breakdown(self) -> list[tuple[str, int, int, int]]:
+        """What the context has reserved, as `_core.Context.memory_breakdown`; only before the engine thread runs."""
+        return self._context.memory_breakdown()
+
     # --- engine thread ---
 
     def step(self) -> bool:

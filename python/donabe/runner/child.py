@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="donabe.runner.child", description="internal: a model's own process")
     parser.add_argument("--fd", type=int, required=True, help="connected socket to the parent")
     options = parser.parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     code = Child(Channel(socket.socket(fileno=options.fd))).run()
     sys.stderr.flush()

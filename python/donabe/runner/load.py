@@ -21,6 +21,7 @@ from donabe import _core
 from donabe.chat.prompt import PromptBuilder
 from donabe.engine.api import EngineApi, Publish
 from donabe.engine.build import N_PARALLEL, build_engine
+from donabe.engine.engine import Engine
 from donabe.errors import InvalidRequestError, ModelFileError
 from donabe.runner.embedder import Embedder
 from donabe.settings import default_home
@@ -86,7 +87,7 @@ class Loaded:
         self._engine = None
         self._model.close()
 
-    def _make_engine(self, options: LoadOptions) -> EngineApi | None:
+    def _make_engine(self, options: LoadOptions) -> Engine | None:
         model = self._model
         if options.embedding or model.memory_kind == "none" or not model.has_decoder:
             return None
@@ -100,25 +101,33 @@ class Loaded:
 
     def _describe(self, n_ctx: int) -> ModelInfo:
         model = self._model
-        status = self._engine.status() if self._engine is not None else None
-        kv_bytes = status.n_cells * status.kv_bytes_per_cell if status is not None else 0
+        n_cells = self._engine.status().n_cells if self._engine is not None else n_ctx
+        size_bytes, size_vram_bytes = self._sizes()
         return ModelInfo(
             architecture=model.architecture,
             description=model.description,
             n_params=model.n_params,
-            n_ctx=status.n_cells if status is not None else n_ctx,
+            n_ctx=n_cells,
             n_ctx_train=model.n_ctx_train,
             n_ctx_per_request=n_ctx,
             n_embd=model.n_embd_out,
             n_vocab=model.vocab.n_tokens,
             n_parallel=self._n_parallel,
             memory_kind=model.memory_kind,
-            size_bytes=model.size_bytes + kv_bytes,
-            size_vram_bytes=0,
+            size_bytes=size_bytes,
+            size_vram_bytes=size_vram_bytes,
             capabilities=self._capabilities(),
             devices=tuple(device.name for device in _core.devices()),
             pid=os.getpid(),
         )
+
+    def _sizes(self) -> tuple[int, int]:
+        """Bytes of weights, cache and compute buffers: on all devices, and on GPUs."""
+        if self._engine is None:
+            return self._model.size_bytes, 0
+        gpus = {device.name for device in _core.devices() if device.kind in ("gpu", "igpu")}
+        rows = [(name, sum(parts)) for name, *parts in self._engine.memory_breakdown()]
+        return sum(n for _, n in rows), sum(n for name, n in rows if name in gpus)
 
     def _capabilities(self) -> tuple[Capability, ...]:
         """What the store declared, else what the file shows."""

@@ -120,7 +120,8 @@ class ChildProcess:
             if not line:
                 return
             text = line.decode("utf-8", "replace").rstrip()
-            self.output_tail.append(text)
+            if not text.startswith("INFO "):  # the child's own log format: not a reason for its end
+                self.output_tail.append(text)
             logger.info("runner %d: %s", self._process.pid, text)
 
 

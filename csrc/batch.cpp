@@ -7,7 +7,9 @@ namespace {
 
 constexpr int64_t max_position = (int64_t{1} << 30) - 1;
 
-[[noreturn]] void refuse(const std::string & message) { throw Error(ErrorCode::invalid_batch, message); }
+[[noreturn]] void refuse(const std::string & message) {
+    throw Error(ErrorCode::invalid_batch, message);
+}
 
 } // namespace
 

@@ -25,7 +25,9 @@ constexpr int64_t max_threads = 512; // GGML_MAX_N_THREADS
     throw Error(ErrorCode::invalid_argument, message, hint);
 }
 
-[[noreturn]] void refuse_batch(const std::string & message) { throw Error(ErrorCode::invalid_batch, message); }
+[[noreturn]] void refuse_batch(const std::string & message) {
+    throw Error(ErrorCode::invalid_batch, message);
+}
 
 llama_flash_attn_type parse_flash_attention(const std::string & name) {
     if (name == "auto") {
@@ -45,7 +47,7 @@ enum llama_pooling_type parse_pooling(const std::string & name) {
         return LLAMA_POOLING_TYPE_UNSPECIFIED;
     }
     for (enum llama_pooling_type type : {LLAMA_POOLING_TYPE_NONE, LLAMA_POOLING_TYPE_MEAN, LLAMA_POOLING_TYPE_CLS,
-                                    LLAMA_POOLING_TYPE_LAST, LLAMA_POOLING_TYPE_RANK}) {
+                                         LLAMA_POOLING_TYPE_LAST, LLAMA_POOLING_TYPE_RANK}) {
         if (name == pooling_name(type)) {
             return type;
         }
@@ -68,7 +70,9 @@ bool is_abort_requested(void * flag) {
     return static_cast<std::atomic<bool> *>(flag)->load(std::memory_order_relaxed);
 }
 
-int32_t resolve_threads(int32_t n_threads) { return n_threads > 0 ? n_threads : process_n_physical_cores(); }
+int32_t resolve_threads(int32_t n_threads) {
+    return n_threads > 0 ? n_threads : process_n_physical_cores();
+}
 
 } // namespace
 
@@ -122,8 +126,8 @@ void Context::require_creatable(const ContextParams & params) const {
     const int64_t n_ctx = params.n_ctx != 0 ? params.n_ctx : llama_model_n_ctx_train(model_->raw());
     require_range("n_ctx (taken from the model)", n_ctx, 1, max_ctx);
     if (model_->is_causal() && n_ctx < params.n_seq_max) {
-        refuse("n_ctx (" + std::to_string(n_ctx) + ") must be at least n_seq_max (" +
-               std::to_string(params.n_seq_max) + ")");
+        refuse("n_ctx (" + std::to_string(n_ctx) + ") must be at least n_seq_max (" + std::to_string(params.n_seq_max) +
+               ")");
     }
     if (params.pooling == "rank" && !internals_model_has_classifier(model_->raw())) {
         throw Error(ErrorCode::unsupported, "pooling rank needs a model with a classification head");
@@ -225,7 +229,9 @@ Context::Guard Context::lock() const {
     return Guard(std::move(held));
 }
 
-llama_context * Context::raw(const Guard &) const { return context_; }
+llama_context * Context::raw(const Guard &) const {
+    return context_;
+}
 
 // --- compute --------------------------------------------------------------------------------------------------------
 
@@ -349,7 +355,9 @@ void Context::encode(const Batch & batch) {
     }
 }
 
-int32_t Context::n_outputs_locked(const Guard &) const { return n_outputs_; }
+int32_t Context::n_outputs_locked(const Guard &) const {
+    return n_outputs_;
+}
 
 const float * Context::logits_row_locked(const Guard &, int32_t row) const {
     if (!has_logits_) {
@@ -372,7 +380,9 @@ Context::View::View(std::shared_ptr<Context> context, const float * first, int32
     context_->n_views_.fetch_add(1, std::memory_order_acq_rel);
 }
 
-Context::View::~View() { context_->n_views_.fetch_sub(1, std::memory_order_acq_rel); }
+Context::View::~View() {
+    context_->n_views_.fetch_sub(1, std::memory_order_acq_rel);
+}
 
 std::unique_ptr<Context::View> Context::logits_view() {
     const Guard guard = lock();

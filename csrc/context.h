@@ -97,7 +97,7 @@ class Context : public std::enable_shared_from_this<Context> {
     bool has_memory() const { return memory_kind_ != MemoryKind::none; }
     bool is_embedding() const { return is_embedding_; }
     uint64_t kv_bytes_per_cell() const { return kv_bytes_per_cell_; }
-    const char * pooling() const { return pooling_; } // none, mean, cls, last, rank
+    const char * pooling() const { return pooling_; }       // none, mean, cls, last, rank
     MemoryKind memory_kind() const { return memory_kind_; } // none when the context has no memory
     // Whether rejected drafted tokens can be taken back with memory_remove_tail_locked (dense and window caches).
     bool can_remove_tail() const { return memory_kind_ == MemoryKind::dense || memory_kind_ == MemoryKind::iswa; }
@@ -161,7 +161,7 @@ class Context : public std::enable_shared_from_this<Context> {
     mutable std::timed_mutex mutex_;
     std::atomic<bool> abort_requested_{false};
     std::atomic<int32_t> n_views_{0};
-    int32_t n_outputs_ = 0;                 // rows of the last decode or encode
+    int32_t n_outputs_ = 0;                // rows of the last decode or encode
     std::vector<int32_t> encoded_seq_ids_; // encoder-decoder models: whom the encoder's output is for
 
     int32_t n_ctx_ = 0;

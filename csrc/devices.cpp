@@ -62,7 +62,8 @@ std::string default_backend_dir() {
 void load_directory(const std::string & dir) {
     std::error_code failed;
     if (!fs::path(dir).is_absolute() || !fs::is_directory(dir, failed)) {
-        throw Error(ErrorCode::invalid_argument, "backend_dir must be the absolute path of a folder, not '" + dir + "'");
+        throw Error(ErrorCode::invalid_argument,
+                    "backend_dir must be the absolute path of a folder, not '" + dir + "'");
     }
     ggml_backend_load_all_from_path(dir.c_str());
 }

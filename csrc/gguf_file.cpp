@@ -107,9 +107,13 @@ GgufFile::GgufFile(const std::string & path) : gguf_(nullptr) {
     }
 }
 
-GgufFile::~GgufFile() { gguf_free(gguf_); }
+GgufFile::~GgufFile() {
+    gguf_free(gguf_);
+}
 
-uint32_t GgufFile::version() const { return gguf_get_version(gguf_); }
+uint32_t GgufFile::version() const {
+    return gguf_get_version(gguf_);
+}
 
 std::vector<std::pair<std::string, GgufValue>> GgufFile::meta() const {
     std::vector<std::pair<std::string, GgufValue>> items;

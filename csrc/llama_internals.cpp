@@ -47,7 +47,9 @@ Parts memory_parts(llama_memory_t memory) {
     return {};
 }
 
-Parts context_parts(llama_context * context) { return memory_parts(llama_get_memory(context)); }
+Parts context_parts(llama_context * context) {
+    return memory_parts(llama_get_memory(context));
+}
 
 bool is_shared(const llama_kv_cache * cache, int32_t seq_id, int32_t p0, int32_t p1) {
     const llama_kv_cells & cells = cache->get_cells(seq_id);
@@ -105,7 +107,9 @@ MemoryKind internals_model_memory_kind(const llama_model * model) {
     return has_window ? MemoryKind::iswa : MemoryKind::dense;
 }
 
-bool internals_model_is_causal(const llama_model * model) { return model->hparams.causal_attn; }
+bool internals_model_is_causal(const llama_model * model) {
+    return model->hparams.causal_attn;
+}
 
 int64_t internals_model_n_positions(const llama_model * model) {
     return model->pos_embd == nullptr ? 0 : model->pos_embd->ne[1];
@@ -125,7 +129,9 @@ MemoryKind internals_context_memory_kind(llama_context * context) {
     return context_parts(context).kind;
 }
 
-bool internals_context_flash_attention(const llama_context * context) { return context->get_cparams().flash_attn; }
+bool internals_context_flash_attention(const llama_context * context) {
+    return context->get_cparams().flash_attn;
+}
 
 int32_t internals_context_n_outputs_max(const llama_context * context) {
     return static_cast<int32_t>(context->get_cparams().n_outputs_max);
@@ -165,9 +171,7 @@ int32_t internals_memory_window_pos_min(llama_context * context, int32_t seq_id)
 }
 
 int32_t internals_memory_n_window(llama_context * context) {
-    return context_parts(context).window == nullptr
-               ? 0
-               : static_cast<int32_t>(llama_get_model(context)->hparams.n_swa);
+    return context_parts(context).window == nullptr ? 0 : static_cast<int32_t>(llama_get_model(context)->hparams.n_swa);
 }
 
 bool internals_memory_is_shared(llama_context * context, int32_t seq_id, int32_t p0, int32_t p1) {

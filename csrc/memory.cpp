@@ -14,7 +14,9 @@ namespace {
 
 constexpr int32_t end_of_sequence = std::numeric_limits<int32_t>::max();
 
-[[noreturn]] void refuse(const std::string & message) { throw Error(ErrorCode::invalid_argument, message); }
+[[noreturn]] void refuse(const std::string & message) {
+    throw Error(ErrorCode::invalid_argument, message);
+}
 
 // Half-open range with the conventions of llama.cpp resolved.
 struct Range {
@@ -49,9 +51,13 @@ bool Memory::has_recurrent_state() const {
     return kind_ == MemoryKind::recurrent || kind_ == MemoryKind::hybrid || kind_ == MemoryKind::hybrid_iswa;
 }
 
-bool Memory::has_window() const { return kind_ == MemoryKind::iswa || kind_ == MemoryKind::hybrid_iswa; }
+bool Memory::has_window() const {
+    return kind_ == MemoryKind::iswa || kind_ == MemoryKind::hybrid_iswa;
+}
 
-bool Memory::has_streams() const { return !context_->is_kv_unified() && context_->n_seq_max() > 1; }
+bool Memory::has_streams() const {
+    return !context_->is_kv_unified() && context_->n_seq_max() > 1;
+}
 
 // --- reading --------------------------------------------------------------------------------------------------------
 
@@ -312,14 +318,16 @@ void Memory::set_state(int32_t seq_id, const StateBlob & blob) {
     }
     clear_sequence(context, seq_id);
     if (lacks_room) {
-        throw Error(ErrorCode::kv_full, "the KV cache has no room for a state of " + std::to_string(blob.n_tokens()) +
-                                            " tokens");
+        throw Error(ErrorCode::kv_full,
+                    "the KV cache has no room for a state of " + std::to_string(blob.n_tokens()) + " tokens");
     }
     throw Error(ErrorCode::state, "the state does not fit this context",
                 "states are only valid for the model, context layout and version that saved them");
 }
 
-bool Memory::has_attention_cells() const { return kind_ != MemoryKind::recurrent && kind_ != MemoryKind::opaque; }
+bool Memory::has_attention_cells() const {
+    return kind_ != MemoryKind::recurrent && kind_ != MemoryKind::opaque;
+}
 
 // A partial state completes attention cells that are there already.
 void Memory::require_partial_fits(llama_context * context, int32_t seq_id, const StateBlob & blob) const {

@@ -1,5 +1,5 @@
-// The sequences' memory of a context: what can be removed, shared, saved and restored, per memory kind. Every method takes
-// the context's lock; ranges are half-open [p0, p1), negative p0 is 0, negative p1 the end.
+// The sequences' memory of a context: what can be removed, shared, saved and restored, per memory kind. Every method
+// takes the context's lock; ranges are half-open [p0, p1), negative p0 is 0, negative p1 the end.
 //
 // What fork(src, dst, k) does, after emptying dst:
 //

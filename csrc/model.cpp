@@ -17,9 +17,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-[[noreturn]] void refuse(const std::string & message) { throw Error(ErrorCode::invalid_argument, message); }
+[[noreturn]] void refuse(const std::string & message) {
+    throw Error(ErrorCode::invalid_argument, message);
+}
 
-std::string file_name(const std::string & path) { return fs::path(path).filename().string(); }
+std::string file_name(const std::string & path) {
+    return fs::path(path).filename().string();
+}
 
 llama_split_mode parse_split_mode(const std::string & name) {
     if (name == "none") {
@@ -267,7 +271,9 @@ llama_model * Model::raw_mutable() const {
     return model_;
 }
 
-const llama_vocab * Model::vocab_raw() const { return llama_model_get_vocab(raw()); }
+const llama_vocab * Model::vocab_raw() const {
+    return llama_model_get_vocab(raw());
+}
 
 std::string Model::description() const {
     return read_text([this](char * out, size_t size) { return llama_model_desc(raw(), out, size); });
@@ -299,8 +305,7 @@ std::optional<std::string> Model::meta_value(const std::string & key) const {
     if (llama_model_meta_val_str(raw(), key.c_str(), probe, sizeof(probe)) < 0) {
         return std::nullopt;
     }
-    return read_text(
-        [&](char * out, size_t size) { return llama_model_meta_val_str(model_, key.c_str(), out, size); });
+    return read_text([&](char * out, size_t size) { return llama_model_meta_val_str(model_, key.c_str(), out, size); });
 }
 
 std::optional<std::string> Model::chat_template(const std::string & name) const {

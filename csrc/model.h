@@ -60,7 +60,8 @@ struct ModelParams {
 
 class Model : public std::enable_shared_from_this<Model> {
   public:
-    // One path (its splits are found by name) or all splits in order. Throws load, aborted (cancelled), invalid_argument.
+    // One path (its splits are found by name) or all splits in order. Throws load, aborted (cancelled),
+    // invalid_argument.
     static std::shared_ptr<Model> load(const std::vector<std::string> & paths, const ModelParams & params,
                                        std::shared_ptr<LoadProgress> progress);
     ~Model();

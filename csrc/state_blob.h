@@ -1,5 +1,5 @@
-// Saved memory of one sequence: bytes as llama.cpp wrote them, plus what is needed to refuse a wrong use. Immutable after
-// construction, so usable from any thread. No checksum: whoever stores blobs outside the process protects them.
+// Saved memory of one sequence: bytes as llama.cpp wrote them, plus what is needed to refuse a wrong use. Immutable
+// after construction, so usable from any thread. No checksum: whoever stores blobs outside the process protects them.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// The persistent thread pools of one context. Without them ggml starts and joins threads for every graph. The pools live
-// in the CPU backend, reached by name so that it works whether that backend is linked in or loaded at run time.
+// The persistent thread pools of one context. Without them ggml starts and joins threads for every graph. The pools
+// live in the CPU backend, reached by name so that it works whether that backend is linked in or loaded at run time.
 //
 // Not thread-safe; the context's lock guards it. Must be destroyed after the llama_context is freed or detached.
 #pragma once

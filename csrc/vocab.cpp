@@ -16,7 +16,9 @@ constexpr size_t max_detokenize_tokens = size_t{1} << 26;
 Vocab::Vocab(std::shared_ptr<Model> model)
     : model_(std::move(model)), vocab_(model_->vocab_raw()), n_tokens_(llama_vocab_n_tokens(vocab_)) {}
 
-const llama_vocab * Vocab::raw() const { return model_->vocab_raw(); }
+const llama_vocab * Vocab::raw() const {
+    return model_->vocab_raw();
+}
 
 const char * Vocab::kind() const {
     switch (llama_vocab_type(raw())) {
@@ -40,7 +42,9 @@ const char * Vocab::kind() const {
     return "none";
 }
 
-bool Vocab::has_tokenizer() const { return llama_vocab_type(raw()) != LLAMA_VOCAB_TYPE_NONE; }
+bool Vocab::has_tokenizer() const {
+    return llama_vocab_type(raw()) != LLAMA_VOCAB_TYPE_NONE;
+}
 
 SpecialTokens Vocab::special_tokens() const {
     const llama_vocab * vocab = raw();
@@ -57,14 +61,18 @@ SpecialTokens Vocab::special_tokens() const {
     return tokens;
 }
 
-bool Vocab::adds_bos() const { return llama_vocab_get_add_bos(raw()); }
+bool Vocab::adds_bos() const {
+    return llama_vocab_get_add_bos(raw());
+}
 
-bool Vocab::adds_eos() const { return llama_vocab_get_add_eos(raw()); }
+bool Vocab::adds_eos() const {
+    return llama_vocab_get_add_eos(raw());
+}
 
 void Vocab::require_token(int32_t token) const {
     if (token < 0 || token >= n_tokens_) {
-        throw Error(ErrorCode::invalid_argument, "token must be in [0, " + std::to_string(n_tokens_ - 1) + "], not " +
-                                                     std::to_string(token));
+        throw Error(ErrorCode::invalid_argument,
+                    "token must be in [0, " + std::to_string(n_tokens_ - 1) + "], not " + std::to_string(token));
     }
 }
 
@@ -104,7 +112,10 @@ void Vocab::require_special_tokens() const {
     const bool lacks_sep = is_wpm && llama_vocab_sep(vocab) < 0;
     if (lacks_bos || lacks_eos || lacks_sep) {
         throw Error(ErrorCode::unsupported,
-                    std::string("this vocabulary wants a ") + (lacks_bos ? "BOS" : lacks_eos ? "EOS" : "SEP") +
+                    std::string("this vocabulary wants a ") +
+                        (lacks_bos   ? "BOS"
+                         : lacks_eos ? "EOS"
+                                     : "SEP") +
                         " token added but defines none",
                     "tokenize with add_special=False");
     }
@@ -113,8 +124,8 @@ void Vocab::require_special_tokens() const {
 std::vector<int32_t> Vocab::tokenize(std::string_view text, bool add_special, bool parse_special) const {
     require_tokenizer();
     if (text.size() > max_text_bytes) {
-        throw Error(ErrorCode::invalid_argument, "the text has " + std::to_string(text.size()) +
-                                                     " bytes; at most 2**30 can be tokenized at once");
+        throw Error(ErrorCode::invalid_argument,
+                    "the text has " + std::to_string(text.size()) + " bytes; at most 2**30 can be tokenized at once");
     }
     if (add_special) {
         require_special_tokens();

@@ -1,6 +1,6 @@
-// The one exception of the native core. Every failure a caller can meet is a donabe::Error with a code; the binding maps
-// the code to the class of donabe.errors with the name error_class_name() gives. Codes and classes come and go together.
-// Nothing classifies an error by its text.
+// The one exception of the native core. Every failure a caller can meet is a donabe::Error with a code; the binding
+// maps the code to the class of donabe.errors with the name error_class_name() gives. Codes and classes come and go
+// together. Nothing classifies an error by its text.
 #pragma once
 
 #include <cstdint>

@@ -73,7 +73,9 @@ void log_install() {
     common_log_set_verbosity_thold(-1);
 }
 
-void log_set_level(int level) { min_level.store(level, std::memory_order_relaxed); }
+void log_set_level(int level) {
+    min_level.store(level, std::memory_order_relaxed);
+}
 
 void log_push(int level, const std::string & line) {
     if (level == GGML_LOG_LEVEL_WARN || level == GGML_LOG_LEVEL_ERROR) {
@@ -101,7 +103,9 @@ std::vector<LogLine> log_drain(size_t max_lines) {
     return taken;
 }
 
-void log_tail_reset() noexcept { thread_log.tail.clear(); }
+void log_tail_reset() noexcept {
+    thread_log.tail.clear();
+}
 
 std::vector<std::string> log_tail_take() noexcept {
     try {

@@ -1,6 +1,6 @@
 // Where every log line of ggml, llama.cpp and its common library goes: a bounded ring that Python drains. Nothing is
-// printed. Each thread also keeps the tail of its own warnings and errors, which Error takes along: llama.cpp says why a
-// load failed only in the log.
+// printed. Each thread also keeps the tail of its own warnings and errors, which Error takes along: llama.cpp says why
+// a load failed only in the log.
 //
 // All functions may be called from any thread. The ring is guarded by a mutex held for one push or one drain.
 #pragma once

@@ -79,12 +79,18 @@ int32_t count_affinity_cores() {
     return 0;
 }
 
-int32_t count_quota_cores() { return 0; }
+int32_t count_quota_cores() {
+    return 0;
+}
 
 #else
 
-int32_t count_affinity_cores() { return 0; }
-int32_t count_quota_cores() { return 0; }
+int32_t count_affinity_cores() {
+    return 0;
+}
+int32_t count_quota_cores() {
+    return 0;
+}
 
 #endif
 
@@ -97,7 +103,9 @@ void process_install_fork_guard() {
 #endif
 }
 
-bool process_is_forked() noexcept { return is_forked.load(std::memory_order_relaxed); }
+bool process_is_forked() noexcept {
+    return is_forked.load(std::memory_order_relaxed);
+}
 
 void process_require_not_forked() {
     if (process_is_forked()) {

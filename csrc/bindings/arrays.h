@@ -29,8 +29,7 @@ template <typename T> struct ArrayView {
     size_t size;
 };
 
-template <typename T>
-ArrayView<T> array_view(const py::array & array, const char * name, const char * type_name) {
+template <typename T> ArrayView<T> array_view(const py::array & array, const char * name, const char * type_name) {
     if (!py::isinstance<py::array_t<T, py::array::c_style>>(array) || array.ndim() != 1) {
         throw Error(ErrorCode::invalid_argument, std::string(name) + " must be a 1-d C-contiguous " + type_name +
                                                      " array, not " + std::string(py::str(array.dtype())) + " with " +

@@ -30,9 +30,9 @@ void add_decode(Batch & batch, const py::array & seq_ids, const py::array & toke
     const ArrayView<int32_t> token_view = int32_view(tokens, "tokens");
     const ArrayView<int32_t> position_view = int32_view(positions, "positions");
     if (ids.size != token_view.size || ids.size != position_view.size) {
-        throw Error(ErrorCode::invalid_argument,
-                    "seq_ids, tokens and positions must have one length, not " + std::to_string(ids.size) + ", " +
-                        std::to_string(token_view.size) + " and " + std::to_string(position_view.size));
+        throw Error(ErrorCode::invalid_argument, "seq_ids, tokens and positions must have one length, not " +
+                                                     std::to_string(ids.size) + ", " + std::to_string(token_view.size) +
+                                                     " and " + std::to_string(position_view.size));
     }
     batch.add_decode(ids.data, token_view.data, position_view.data, ids.size);
 }

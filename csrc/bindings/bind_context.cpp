@@ -80,7 +80,8 @@ py::array logits_view(Context & context) {
 
 py::array_t<float> sequence_embeddings(const Context & context, const py::array & seq_ids) {
     const ArrayView<int32_t> ids = int32_view(seq_ids, "seq_ids");
-    py::array_t<float> out({static_cast<py::ssize_t>(ids.size), static_cast<py::ssize_t>(context.n_embedding_columns())});
+    py::array_t<float> out(
+        {static_cast<py::ssize_t>(ids.size), static_cast<py::ssize_t>(context.n_embedding_columns())});
     float * data = out.mutable_data();
     without_gil([&] { context.copy_sequence_embeddings(ids.data, ids.size, data); }); // writes the new array's memory
     return out;

@@ -42,9 +42,8 @@ void register_memory(py::module_ & m) {
 
     py::class_<Memory, std::shared_ptr<Memory>>(m, "Memory", py::is_final())
         .def_property_readonly("kind", &Memory::kind)
-        .def_property_readonly("can_shift", [](const Memory & memory) {
-            return without_gil([&] { return memory.can_shift(); });
-        })
+        .def_property_readonly("can_shift",
+                               [](const Memory & memory) { return without_gil([&] { return memory.can_shift(); }); })
         .def("clear", &Memory::clear, py::arg("data") = false, release_gil())
         .def("pos_min", &Memory::pos_min, py::arg("seq_id"), release_gil())
         .def("pos_max", &Memory::pos_max, py::arg("seq_id"), release_gil())

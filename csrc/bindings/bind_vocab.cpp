@@ -73,7 +73,7 @@ py::bytes detokenize(const Vocab & vocab, const py::array & tokens, bool remove_
 } // namespace
 
 void register_vocab(py::module_ & m) {
-    const auto special = [](int32_t SpecialTokens::*field) {
+    const auto special = [](int32_t SpecialTokens::* field) {
         return [field](const Vocab & vocab) { return vocab.special_tokens().*field; };
     };
     py::class_<Vocab, std::shared_ptr<Vocab>>(m, "Vocab", py::is_final())
@@ -95,7 +95,8 @@ void register_vocab(py::module_ & m) {
         .def("tokenize_batch", &tokenize_batch, py::arg("texts"), py::kw_only(), py::arg("add_special") = true,
              py::arg("parse_special") = false)
         .def(
-            "piece", [](const Vocab & v, int32_t token, bool special_too) { return py::bytes(v.piece(token, special_too)); },
+            "piece",
+            [](const Vocab & v, int32_t token, bool special_too) { return py::bytes(v.piece(token, special_too)); },
             py::arg("token"), py::kw_only(), py::arg("special") = false)
         .def("detokenize", &detokenize, py::arg("tokens"), py::kw_only(), py::arg("remove_special") = false,
              py::arg("unparse_special") = false);

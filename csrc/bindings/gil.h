@@ -9,8 +9,8 @@ namespace donabe::bindings {
 
 namespace py = pybind11;
 
-// Run without the GIL. The callable must not touch Python objects; what it reads must be C++ state that its own lock, or
-// its being immutable, protects.
+// Run without the GIL. The callable must not touch Python objects; what it reads must be C++ state that its own lock,
+// or its being immutable, protects.
 template <typename F> auto without_gil(F && work) {
     py::gil_scoped_release released;
     return work();

@@ -38,6 +38,9 @@ COMMANDS: dict[str, Entry] = {
     "cp": Entry("donabe.cli.commands.cp:cp", "Copy a model"),
     "rm": Entry("donabe.cli.commands.rm:rm", "Remove a model"),
     "render": Entry("donabe.cli.commands.render:render", "Show the exact prompt of a conversation"),
+    "save": Entry("donabe.cli.commands.save:save", "Save a model to a file"),
+    "load": Entry("donabe.cli.commands.load:load", "Load the models of a saved file"),
+    "doctor": Entry("donabe.cli.commands.doctor:doctor", "Check the installation and the store"),
 }
 
 

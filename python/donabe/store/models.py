@@ -169,6 +169,21 @@ class ModelStore:
         except StoreError as error:
             raise StoreError(f"{canonical.short}: {error}", hint="pull or create the model again") from error
 
+    def read_own(self, name: str | ModelName) -> StoredManifest:
+        """`read_manifest`, with its own error for a model that is listed here but kept by another program.
+
+        Raises:
+            ModelNotFoundError: No such model.
+            StoreError: It belongs to a read-only collection.
+        """
+        canonical = self.canonical(name)
+        if not self.layout.manifest(canonical).is_file() and self._is_foreign(canonical):
+            raise StoreError(
+                f"{canonical.short} belongs to another program's store",
+                hint=f"pull it, or make it a model of yours: donabe create NAME with a Modelfile FROM {canonical.short}",
+            )
+        return self.read_manifest(name)
+
     def not_found(self, name: str | ModelName) -> ModelNotFoundError:
         """The error for a name that is not here, with the nearest names as its hint."""
         shown = name if isinstance(name, str) else name.short
@@ -183,6 +198,9 @@ class ModelStore:
         if shown:
             return f"did you mean {' or '.join(shown)}? Otherwise pull it: donabe pull {wanted}"
         return f"pull it first: donabe pull {wanted}"
+
+    def _is_foreign(self, name: ModelName) -> bool:
+        return any(known.key == name.key for extra in self._extra for known in extra.names())
 
     def _spec(self, name: ModelName, *, strict: bool) -> ModelSpec:
         if self.layout.manifest(name).is_file():
@@ -233,7 +251,7 @@ class ModelStore:
         path = self.layout.manifest(canonical)
         with store_errors(self.layout.root):
             if not path.is_file():
-                if any(known.key == canonical.key for extra in self._extra for known in extra.names()):
+                if self._is_foreign(canonical):
                     raise StoreError(
                         f"{canonical.short} belongs to another program's store, which donabe never changes",
                         hint="remove it with the program that downloaded it",

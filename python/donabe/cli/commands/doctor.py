@@ -1,0 +1,34 @@
+"""`donabe doctor`: is everything donabe needs here, and is the store sound?"""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from donabe.cli.base import Command
+from donabe.cli.health import Finding, check_installation, check_models
+from donabe.cli.text import format_table
+
+
+@click.command("doctor", cls=Command, settings=("host", "models"))
+@click.option("--store", "only_store", is_flag=True, help="Check only the models in the store")
+@click.option("--deep", is_flag=True, help="Also read every file of the store in full and compare its digest")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON")
+@click.pass_context
+def doctor(ctx: click.Context, only_store: bool, deep: bool, as_json: bool) -> None:
+    """Check the installation and the store. Changes nothing; the exit code is 1 if something is wrong."""
+    findings = [*([] if only_store else check_installation()), *check_models(deep=deep)]
+    n_problems = sum(finding.level == "problem" for finding in findings)
+    if as_json:
+        value = {"problems": n_problems, "findings": [finding.to_json() for finding in findings]}
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        click.echo(_table(findings), nl=False)
+        click.echo("no problem found" if not n_problems else f"{n_problems} problem{'s' * (n_problems > 1)} found")
+    ctx.exit(1 if n_problems else 0)
+
+
+def _table(findings: list[Finding]) -> str:
+    rows = [(finding.level, finding.subject, finding.text) for finding in findings]
+    return format_table(("STATE", "WHAT", "FINDING"), rows)

@@ -106,7 +106,9 @@ bool candidate_before(const llama_token_data & a, const llama_token_data & b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
-float row_max(const float * row, int32_t n) { return block_max(row, n); }
+float row_max(const float * row, int32_t n) {
+    return block_max(row, n);
+}
 
 int32_t row_argmax(const float * row, int32_t n) {
     // Blockwise, so that the second look for the position stays in cache.

@@ -1,5 +1,5 @@
-// Kernels over one row of logits, (n_vocab,) float32: maximum, softmax sums, and the best candidates by partial selection
-// instead of a full sort. Pure functions of the row, so the same on every thread.
+// Kernels over one row of logits, (n_vocab,) float32: maximum, softmax sums, and the best candidates by partial
+// selection instead of a full sort. Pure functions of the row, so the same on every thread.
 //
 // Order everywhere: logit descending, then token id ascending. Tokens at -inf (banned) and NaN are never candidates.
 // Inner loops keep independent accumulators per lane, so compilers vectorise them without fast-math.
@@ -22,8 +22,8 @@ bool candidate_before(const llama_token_data & a, const llama_token_data & b);
 float row_max(const float * row, int32_t n);
 // Lowest id with the largest logit, -1 when nothing can be sampled.
 int32_t row_argmax(const float * row, int32_t n);
-// exp(x) for x <= 0, relative error below 2e-7; never below exp(-87), also for -inf and NaN: as a weight beside one of 1
-// that is nothing. In the header, because loops over it must inline it.
+// exp(x) for x <= 0, relative error below 2e-7; never below exp(-87), also for -inf and NaN: as a weight beside one of
+// 1 that is nothing. In the header, because loops over it must inline it.
 inline float exp_negative(float x) {
     // exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln 2 / 2; exp(r) by its Taylor series of degree 6. Adding
     // 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
@@ -33,8 +33,7 @@ inline float exp_negative(float x) {
     const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     const float poly =
         1.0f +
-        r * (1.0f +
-             r * (0.5f + r * (1.6666667e-1f + r * (4.1666668e-2f + r * (8.3333338e-3f + r * 1.3888889e-3f)))));
+        r * (1.0f + r * (0.5f + r * (1.6666667e-1f + r * (4.1666668e-2f + r * (8.3333338e-3f + r * 1.3888889e-3f)))));
     uint32_t bits;
     std::memcpy(&bits, &shifted, sizeof(bits));
     bits = (bits - 0x4B400000u + 127u) << 23;
@@ -48,8 +47,8 @@ double row_exp_sum(const float * row, int32_t n, float max, float scale, std::ve
 
 // The k best, in order; fewer when the row has fewer.
 void select_top_k(const float * row, int32_t n, int32_t k, Candidates & out);
-// The smallest set of best tokens whose probabilities reach p (at least one), in order. Selects a few, checks that their
-// mass reaches p, and takes more only when it does not.
+// The smallest set of best tokens whose probabilities reach p (at least one), in order. Selects a few, checks that
+// their mass reaches p, and takes more only when it does not.
 void select_top_p(const float * row, int32_t n, float p, Candidates & out);
 // All tokens with at least min_p times the probability of the best one, in order. min_p > 0.
 void select_min_p(const float * row, int32_t n, float min_p, Candidates & out);

@@ -32,8 +32,7 @@ std::string without_prefix(const std::string & text, const std::string & prefix)
 }
 
 common_json tool_call_json(size_t index, const common_chat_tool_call & call) {
-    return common_json::object(
-        {{"index", index}, {"id", call.id}, {"name", call.name}, {"arguments", call.arguments}});
+    return common_json::object({{"index", index}, {"id", call.id}, {"name", call.name}, {"arguments", call.arguments}});
 }
 
 } // namespace

@@ -46,7 +46,7 @@ class ChatParser {
     std::string text_;
     std::string prefill_content_; // of a continued message: what the template wrote is not ours to report
     std::string prefill_thinking_;
-    common_chat_msg emitted_; // all deltas so far, joined
+    common_chat_msg emitted_;    // all deltas so far, joined
     size_t n_bytes_emitted_ = 0; // length of text_ at the last feed that gave something
     bool is_finished_ = false;
     mutable std::mutex mutex_;

@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "json_schema_grammar.h"
+#include "render_budget.h"
 #include "text_limits.h"
 
 namespace donabe {
@@ -15,7 +16,9 @@ namespace {
 
 constexpr size_t max_prompt_bytes = 64u << 20;
 
-Error bad_input(const std::string & message) { return Error(ErrorCode::invalid_argument, message); }
+Error bad_input(const std::string & message) {
+    return Error(ErrorCode::invalid_argument, message);
+}
 
 std::string type_name(const common_json & value) {
     return value.is_null()      ? "null"
@@ -48,8 +51,8 @@ std::string read_string(const common_json & inputs, const char * name) {
 
 void require_known_keys(const common_json & inputs) {
     static const std::set<std::string> known{
-        "messages",     "tools",   "tool_choice",           "parallel_tool_calls",    "json_schema",
-        "grammar",      "now",     "add_generation_prompt", "continue_final_message", "enable_thinking",
+        "messages",       "tools", "tool_choice",           "parallel_tool_calls",    "json_schema",
+        "grammar",        "now",   "add_generation_prompt", "continue_final_message", "enable_thinking",
         "template_kwargs"};
     for (const auto & entry : inputs.items()) {
         if (known.count(entry.key()) == 0) {
@@ -71,6 +74,26 @@ std::map<std::string, std::string> read_kwargs(const common_json & inputs) {
         kwargs[entry.key()] = entry.value().dump_safe();
     }
     return kwargs;
+}
+
+size_t count_bytes(const common_chat_templates_inputs & inputs) {
+    size_t n = inputs.json_schema.size();
+    for (const common_chat_msg & message : inputs.messages) {
+        n += 64 + message.content.size() + message.reasoning_content.size();
+        for (const common_chat_msg_content_part & part : message.content_parts) {
+            n += 64 + part.text.size();
+        }
+        for (const common_chat_tool_call & call : message.tool_calls) {
+            n += 64 + call.arguments.size();
+        }
+    }
+    for (const common_chat_tool & tool : inputs.tools) {
+        n += 64 + tool.description.size() + tool.parameters.size();
+    }
+    for (const auto & [name, value] : inputs.chat_template_kwargs) {
+        n += name.size() + value.size();
+    }
+    return n;
 }
 
 // The grammar's GBNF is made inside apply: check what it is made of before.
@@ -109,11 +132,13 @@ ChatTemplates::ChatTemplates(std::shared_ptr<Model> model, const std::optional<s
     if (source && source->empty()) {
         throw Error(ErrorCode::chat_template, "the chat template is empty", "leave it out to use the model's own");
     }
+    const RenderBudget budget(1, 0); // finding out what the template can do renders it
     try {
         templates_ = common_chat_templates_init(model_->raw(), source.value_or(""));
         source_ = common_chat_templates_source(templates_.get());
         caps_ = common_chat_templates_get_caps(templates_.get());
     } catch (const std::exception & e) {
+        budget.require_kept();
         throw Error(ErrorCode::chat_template, std::string("the chat template does not parse: ") + e.what());
     }
     try {
@@ -121,6 +146,7 @@ ChatTemplates::ChatTemplates(std::shared_ptr<Model> model, const std::optional<s
     } catch (const std::exception &) {
         supports_thinking_ = false; // it refuses a lone user message: it is asked again with each conversation
     }
+    budget.require_kept();
 }
 
 common_chat_templates_inputs ChatTemplates::read_inputs(const std::string & text) const {
@@ -133,7 +159,8 @@ common_chat_templates_inputs ChatTemplates::read_inputs(const std::string & text
 
     common_chat_templates_inputs inputs;
     try {
-        inputs.messages = common_chat_msgs_parse_oaicompat(json.contains("messages") ? json.at("messages") : common_json::array());
+        inputs.messages =
+            common_chat_msgs_parse_oaicompat(json.contains("messages") ? json.at("messages") : common_json::array());
         inputs.tools = common_chat_tools_parse_oaicompat(json.contains("tools") ? json.at("tools") : common_json());
         const std::string tool_choice = read_string(json, "tool_choice");
         inputs.tool_choice = common_chat_tool_choice_parse_oaicompat(tool_choice.empty() ? "auto" : tool_choice);
@@ -149,8 +176,7 @@ common_chat_templates_inputs ChatTemplates::read_inputs(const std::string & text
     }
     inputs.grammar = read_string(json, "grammar");
     const auto parallel = caps_.find("supports_parallel_tool_calls");
-    inputs.parallel_tool_calls =
-        read_bool(json, "parallel_tool_calls", parallel != caps_.end() && parallel->second);
+    inputs.parallel_tool_calls = read_bool(json, "parallel_tool_calls", parallel != caps_.end() && parallel->second);
     const bool is_continuation = read_bool(json, "continue_final_message", false);
     inputs.continue_final_message = is_continuation ? COMMON_CHAT_CONTINUATION_AUTO : COMMON_CHAT_CONTINUATION_NONE;
     inputs.add_generation_prompt = read_bool(json, "add_generation_prompt", !is_continuation);
@@ -188,16 +214,19 @@ std::shared_ptr<ChatPrompt> ChatTemplates::apply(const std::string & text) const
 }
 
 common_chat_params ChatTemplates::render(const common_chat_templates_inputs & inputs) const {
+    const RenderBudget budget(inputs.messages.size(), count_bytes(inputs));
     try {
         common_chat_params params = common_chat_templates_apply(templates_.get(), inputs);
+        budget.require_kept();
         if (params.prompt.size() > max_prompt_bytes) {
-            throw Error(ErrorCode::chat_template, "the chat template made a prompt of more than " +
-                                                      std::to_string(max_prompt_bytes) + " bytes");
+            throw Error(ErrorCode::chat_template,
+                        "the chat template made a prompt of more than " + std::to_string(max_prompt_bytes) + " bytes");
         }
         return params;
     } catch (const Error &) {
         throw;
     } catch (const std::exception & e) {
+        budget.require_kept();
         const bool is_schema = std::string(e.what()).rfind("JSON schema conversion failed", 0) == 0;
         throw Error(is_schema ? ErrorCode::grammar : ErrorCode::chat_template, e.what());
     }

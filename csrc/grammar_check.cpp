@@ -49,8 +49,8 @@ void grammar_require_valid(const llama_vocab * vocab, const std::string & gramma
         throw Error(ErrorCode::grammar, "the grammar has no rule 'root'");
     }
     if (parser.rules.size() > max_grammar_rules) {
-        throw Error(ErrorCode::grammar, "the grammar has " + std::to_string(parser.rules.size()) + " rules, more than " +
-                                            std::to_string(max_grammar_rules));
+        throw Error(ErrorCode::grammar, "the grammar has " + std::to_string(parser.rules.size()) +
+                                            " rules, more than " + std::to_string(max_grammar_rules));
     }
 }
 

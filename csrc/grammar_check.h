@@ -1,5 +1,5 @@
-// Whether a GBNF grammar compiles, and what is wrong with it. llama.cpp's sampler only says that it does not, prints the
-// reason, and recurses without bound. Uses its private parser: read again at every move of the pin.
+// Whether a GBNF grammar compiles, and what is wrong with it. llama.cpp's sampler only says that it does not, prints
+// the reason, and recurses without bound. Uses its private parser: read again at every move of the pin.
 #pragma once
 
 #include <string>

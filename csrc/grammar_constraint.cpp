@@ -92,9 +92,9 @@ void GrammarConstraint::create_grammar(const SamplerParams & params) {
             pattern_pointers.push_back(pattern.c_str());
         }
         try {
-            grammar_.reset(llama_sampler_init_grammar_lazy_patterns(
-                vocab_.raw(), params.grammar.c_str(), "root", pattern_pointers.data(), pattern_pointers.size(),
-                trigger_tokens_.data(), trigger_tokens_.size()));
+            grammar_.reset(llama_sampler_init_grammar_lazy_patterns(vocab_.raw(), params.grammar.c_str(), "root",
+                                                                    pattern_pointers.data(), pattern_pointers.size(),
+                                                                    trigger_tokens_.data(), trigger_tokens_.size()));
         } catch (const std::exception & e) {
             throw Error(ErrorCode::grammar, std::string("a grammar trigger pattern does not compile: ") + e.what());
         }
@@ -119,8 +119,8 @@ void GrammarConstraint::create_budget(const SamplerParams & params) {
     if (ends.empty() || ends.front().empty()) {
         return;
     }
-    budget_.reset(common_reasoning_budget_init(vocab_.raw(), {vocab_.tokenize(params.thinking_start, false, true)}, ends,
-                                               ends.front(),
+    budget_.reset(common_reasoning_budget_init(vocab_.raw(), {vocab_.tokenize(params.thinking_start, false, true)},
+                                               ends, ends.front(),
                                                params.thinking_budget < 0 ? INT_MAX : params.thinking_budget));
 }
 
@@ -199,8 +199,7 @@ void GrammarConstraint::accept(int32_t token) {
     const bool is_grammars = grammar_is_awake();
     if (budget_) {
         llama_sampler_accept(budget_.get(), token);
-        if (grammar_ && !is_grammars &&
-            common_reasoning_budget_get_state(budget_.get()) == REASONING_BUDGET_DONE) {
+        if (grammar_ && !is_grammars && common_reasoning_budget_get_state(budget_.get()) == REASONING_BUDGET_DONE) {
             if (const llama_tokens * end = common_reasoning_budget_get_end_match(budget_.get())) {
                 for (int32_t end_token : *end) {
                     accept_in_grammar(end_token);

@@ -1,5 +1,5 @@
-// What one sequence may say next: a GBNF grammar (at once, or woken by triggers) and a thinking budget, over llama.cpp's
-// grammar sampler and the reasoning-budget sampler of its common library. Same rules as common_sampler:
+// What one sequence may say next: a GBNF grammar (at once, or woken by triggers) and a thinking budget, over
+// llama.cpp's grammar sampler and the reasoning-budget sampler of its common library. Same rules as common_sampler:
 //
 //   - the budget is looked at first; once used up it forces the end tag token by token
 //   - a lazy grammar rests while the budget counts; the end tag is then replayed into it, as it may hold a trigger
@@ -29,8 +29,8 @@ class GrammarConstraint {
     static std::unique_ptr<GrammarConstraint> create(const Vocab & vocab, const SamplerParams & params);
     std::unique_ptr<GrammarConstraint> clone() const;
 
-    bool is_forcing() const;           // the budget dictates the next token
-    bool allows(int32_t token) const;  // what the grammar says of one token
+    bool is_forcing() const;          // the budget dictates the next token
+    bool allows(int32_t token) const; // what the grammar says of one token
     // Sets the logits of forbidden candidates to -inf.
     void apply_budget(llama_token_data_array & candidates) const;
     void apply_grammar(llama_token_data_array & candidates) const;

@@ -92,8 +92,8 @@ void Sampler::Window::clear() {
 
 Sampler::Sampler(std::shared_ptr<Model> model, SamplerParams params, int32_t n_ctx_train)
     : model_(std::move(model)), vocab_(model_), params_(std::move(params)), n_vocab_(model_->n_vocab()),
-      n_ctx_train_(n_ctx_train > 0 ? n_ctx_train : model_n_ctx_train(*model_)),
-      seed_(resolve_seed(params_.seed)), window_(0) {
+      n_ctx_train_(n_ctx_train > 0 ? n_ctx_train : model_n_ctx_train(*model_)), seed_(resolve_seed(params_.seed)),
+      window_(0) {
     params_.validate();
     require_range("n_ctx_train", static_cast<int64_t>(n_ctx_train), int64_t(0), int64_t(INT32_MAX));
     for (int32_t token : params_.preserved_tokens) {
@@ -114,14 +114,16 @@ Sampler::Sampler(const Sampler & other)
       n_ctx_train_(other.n_ctx_train_), seed_(other.seed_), biases_(other.biases_), window_(other.window_),
       penalties_(clone_sampler(other.penalties_)), dry_(clone_sampler(other.dry_)),
       typical_(clone_sampler(other.typical_)), xtc_(clone_sampler(other.xtc_)),
-      mirostat_(clone_sampler(other.mirostat_)),
-      constraint_(other.constraint_ ? other.constraint_->clone() : nullptr), random_(other.random_) {}
+      mirostat_(clone_sampler(other.mirostat_)), constraint_(other.constraint_ ? other.constraint_->clone() : nullptr),
+      random_(other.random_) {}
 
 int32_t Sampler::window_length(int32_t last_n) const {
     return last_n < 0 ? n_ctx_train_ : std::min(last_n, n_ctx_train_);
 }
 
-std::shared_ptr<Sampler> Sampler::clone() const { return std::shared_ptr<Sampler>(new Sampler(*this)); }
+std::shared_ptr<Sampler> Sampler::clone() const {
+    return std::shared_ptr<Sampler>(new Sampler(*this));
+}
 
 void Sampler::create_penalties() {
     int32_t capacity = 0;
@@ -150,8 +152,7 @@ void Sampler::create_random() {
         xtc_.reset(llama_sampler_init_xtc(params_.xtc_probability, params_.xtc_threshold, 1, seed_));
     }
     if (params_.mirostat == 1) {
-        mirostat_.reset(
-            llama_sampler_init_mirostat(n_vocab_, seed_, params_.mirostat_tau, params_.mirostat_eta, 100));
+        mirostat_.reset(llama_sampler_init_mirostat(n_vocab_, seed_, params_.mirostat_tau, params_.mirostat_eta, 100));
     } else if (params_.mirostat == 2) {
         mirostat_.reset(llama_sampler_init_mirostat_v2(seed_, params_.mirostat_tau, params_.mirostat_eta));
     }
@@ -227,10 +228,10 @@ int32_t Sampler::sample(const float * row, const std::vector<int32_t> & banned, 
     }
     if (token < 0) {
         const bool is_row_empty = row_argmax(row, n_vocab_) < 0;
-        throw is_row_empty ? Error(ErrorCode::compute, "the model gave no finite logits")
-                           : Error(constraint_ ? ErrorCode::grammar : ErrorCode::invalid_argument,
-                                   constraint_ ? "no token of the vocabulary fits the grammar here"
-                                               : "logit_bias bans every token");
+        throw is_row_empty
+            ? Error(ErrorCode::compute, "the model gave no finite logits")
+            : Error(constraint_ ? ErrorCode::grammar : ErrorCode::invalid_argument,
+                    constraint_ ? "no token of the vocabulary fits the grammar here" : "logit_bias bans every token");
     }
     return token;
 }

@@ -1,5 +1,5 @@
-// How one sequence picks its next token, and what it remembers for that: recent tokens, grammar and budget state, random
-// state. A driver over llama.cpp's samplers that avoids their full-vocabulary arrays and sorts:
+// How one sequence picks its next token, and what it remembers for that: recent tokens, grammar and budget state,
+// random state. A driver over llama.cpp's samplers that avoids their full-vocabulary arrays and sorts:
 //
 //   1. logit_bias, penalties and dry change a few tokens: they run on those alone, and patch a copy of the row
 //   2. the first cut picks candidates straight from the row (candidates.h), the rest of the chain works on these few:
@@ -12,7 +12,8 @@
 //        min_p                  those above the bar  -> temperature, draw
 //        nothing                temperature and draw over the row itself
 //
-//   3. a grammar is asked about the one token drawn; only when it refuses, candidates are filtered through it, best first
+//   3. a grammar is asked about the one token drawn; only when it refuses, candidates are filtered through it, best
+//   first
 //      and only as many as the chain needs, and drawn from again
 //
 // Draws take 53 bits of a Mersenne Twister (mt19937) per token, so a seed means the same on every platform.
@@ -47,19 +48,19 @@ struct SampleScratch {
 
 class Sampler {
   public:
-    // n_ctx_train bounds how far penalties look back; 0 = the model's. Slow with dry_sequence_breakers (looks at the text
-    // of every token): construct it outside the engine's thread. Throws grammar, invalid_argument, unsupported.
+    // n_ctx_train bounds how far penalties look back; 0 = the model's. Slow with dry_sequence_breakers (looks at the
+    // text of every token): construct it outside the engine's thread. Throws grammar, invalid_argument, unsupported.
     Sampler(std::shared_ptr<Model> model, SamplerParams params, int32_t n_ctx_train);
     Sampler & operator=(const Sampler &) = delete;
 
     // Same state, also of the random generator: set_seed() makes the copy go its own way.
     std::shared_ptr<Sampler> clone() const;
-    void reset();                // as constructed, with the same seed
+    void reset();                 // as constructed, with the same seed
     void set_seed(uint32_t seed); // random_seed draws one
     void accept_prompt(const int32_t * tokens, size_t n_tokens);
     void accept(int32_t token);
-    // Next token for a row of raw logits (n_vocab,). `banned` tokens are left out unless the grammar allows nothing else.
-    // Throws grammar when nothing is left, compute when the row has no finite logit.
+    // Next token for a row of raw logits (n_vocab,). `banned` tokens are left out unless the grammar allows nothing
+    // else. Throws grammar when nothing is left, compute when the row has no finite logit.
     int32_t sample(const float * row, const std::vector<int32_t> & banned, SampleScratch & scratch);
 
     const SamplerParams & params() const { return params_; }
@@ -98,7 +99,7 @@ class Sampler {
     int32_t choose_mirostat(Candidates & candidates);
     int32_t draw(const Candidates & candidates);
     int32_t draw_from_row(const float * row, std::vector<double> & block_sums);
-    double next_uniform(); // [0, 1)
+    double next_uniform();                       // [0, 1)
     int32_t window_length(int32_t last_n) const; // -1 is the whole context
 
     std::shared_ptr<Model> model_;

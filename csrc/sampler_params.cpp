@@ -87,7 +87,8 @@ void SamplerParams::validate() const {
     }
     grammar_require_limits(grammar);
     if (grammar_lazy && !grammar.empty() && grammar_triggers.empty()) {
-        throw Error(ErrorCode::invalid_argument, "grammar_lazy needs grammar_triggers: nothing would ever wake the grammar");
+        throw Error(ErrorCode::invalid_argument,
+                    "grammar_lazy needs grammar_triggers: nothing would ever wake the grammar");
     }
     if (thinking_budget >= 0 && (thinking_start.empty() || thinking_ends.empty() || thinking_ends.front().empty())) {
         throw Error(ErrorCode::invalid_argument, "thinking_budget needs thinking_start and thinking_ends");

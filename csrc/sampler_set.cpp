@@ -7,9 +7,8 @@
 namespace donabe {
 
 SamplerSet::SamplerSet(std::shared_ptr<Model> model, int32_t n_threads)
-    : model_(std::move(model)),
-      eog_tokens_(std::make_shared<const std::vector<int32_t>>(Vocab(model_).eog_tokens())), pool_(n_threads),
-      scratch_(static_cast<size_t>(n_threads)) {}
+    : model_(std::move(model)), eog_tokens_(std::make_shared<const std::vector<int32_t>>(Vocab(model_).eog_tokens())),
+      pool_(n_threads), scratch_(static_cast<size_t>(n_threads)) {}
 
 std::unique_lock<std::mutex> SamplerSet::use() const {
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
@@ -34,7 +33,9 @@ void SamplerSet::restore(int32_t seq_id, SequenceOutputState & state) {
     outputs_.emplace(seq_id, std::move(state.output));
 }
 
-std::string SamplerSet::unbind(int32_t seq_id) { return take(seq_id)->take_held_text(); }
+std::string SamplerSet::unbind(int32_t seq_id) {
+    return take(seq_id)->take_held_text();
+}
 
 std::unique_ptr<SequenceOutput> SamplerSet::take(int32_t seq_id) {
     const auto lock = use();

@@ -1,5 +1,5 @@
-// The sequences being sampled, and the threads that do it. One call per step samples all of them; each sequence is worked
-// on by one thread, so the results do not depend on how many there are.
+// The sequences being sampled, and the threads that do it. One call per step samples all of them; each sequence is
+// worked on by one thread, so the results do not depend on how many there are.
 //
 // Threads: every method takes the set's lock; a second thread gets busy at once. Call without the GIL.
 #pragma once

@@ -18,7 +18,8 @@ namespace donabe {
 // Values are part of the Python contract (StepResult.finish).
 enum class Finish : uint8_t { running = 0, eog = 1, stop = 2, length = 3, error = 4 };
 
-// One sequence's rows of a step. Row i holds the logits after position pos0 + i; drafts[i] is what was guessed to follow.
+// One sequence's rows of a step. Row i holds the logits after position pos0 + i; drafts[i] is what was guessed to
+// follow.
 struct OutputRows {
     const float * const * rows;
     int32_t n_rows;

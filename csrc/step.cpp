@@ -50,8 +50,8 @@ std::vector<SamplerSet::Work> collect_work(const Context & context, const Contex
         }
         const int32_t first_token = span.n_tokens - n_rows; // within the span, of the first sampled row
         const int32_t * drafts = batch.tokens().data() + span.first_token + first_token + 1;
-        work.push_back({span.seq_id, output,
-                        OutputRows{pointers.data() + first, n_rows, drafts, span.pos0 + first_token}});
+        work.push_back(
+            {span.seq_id, output, OutputRows{pointers.data() + first, n_rows, drafts, span.pos0 + first_token}});
     }
     return work;
 }

@@ -28,8 +28,8 @@ struct StepResult {
 };
 
 // Throws what decode throws, before anything is sampled; also unsupported for drafts on a memory that can't take the
-// rejected ones back, invalid_argument when set and context are of different models. Failures of single sequences are in
-// the result.
+// rejected ones back, invalid_argument when set and context are of different models. Failures of single sequences are
+// in the result.
 StepResult run_step(Context & context, const Batch & batch, SamplerSet & samplers);
 
 } // namespace donabe

@@ -49,8 +49,8 @@ class TemplateNesting {
         }
         n_tag_tokens_++;
         if (n_tag_tokens_ > max_tag_tokens) {
-            throw Error(ErrorCode::chat_template, "the chat template has a tag of more than " +
-                                                      std::to_string(max_tag_tokens) + " tokens");
+            throw Error(ErrorCode::chat_template,
+                        "the chat template has a tag of more than " + std::to_string(max_tag_tokens) + " tokens");
         }
         if (brackets_ + static_cast<int>(branches_.size()) > max_template_depth) {
             throw too_deep("the chat template", max_template_depth, ErrorCode::chat_template);

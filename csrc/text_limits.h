@@ -1,5 +1,5 @@
-// Checks that run before a recursive-descent parser of llama.cpp sees a text: none of them bounds its recursion, so deep
-// nesting would overflow the stack. Iterative, linear in the text.
+// Checks that run before a recursive-descent parser of llama.cpp sees a text: none of them bounds its recursion, so
+// deep nesting would overflow the stack. Iterative, linear in the text.
 #pragma once
 
 #include <cstddef>
@@ -25,8 +25,8 @@ int max_parenthesis_depth(std::string_view text);
 // Most brackets and braces open at once, inside strings as well.
 int max_bracket_depth(std::string_view text);
 
-// Limits of a Jinja template: 256 KiB of source, blocks and brackets nested up to 64, 1024 tokens in a tag, 256 branches
-// in an `if`. Throws chat_template, also for a source that does not even split into tokens.
+// Limits of a Jinja template: 256 KiB of source, blocks and brackets nested up to 64, 1024 tokens in a tag, 256
+// branches in an `if`. Throws chat_template, also for a source that does not even split into tokens.
 void require_template_limits(const std::string & source);
 
 } // namespace donabe

@@ -1,4 +1,5 @@
-// Output text of one sequence: cuts it at the first stop string, across token borders, and hands out complete UTF-8 only.
+// Output text of one sequence: cuts it at the first stop string, across token borders, and hands out complete UTF-8
+// only.
 //
 // A stop string matches at the byte that completes it; of several completed by one byte the longest wins. So the result
 // does not depend on how the text is split into tokens. Held back is only what may still become a stop string, and an

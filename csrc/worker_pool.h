@@ -1,7 +1,7 @@
 // A few persistent threads for short row-parallel loops. The calling thread works too, so n_threads = 1 starts none.
 //
-// Threads: run() by one thread at a time; the task must not throw. Workers never touch Python. After fork() there are no
-// workers in the child: run() then does everything on the caller.
+// Threads: run() by one thread at a time; the task must not throw. Workers never touch Python. After fork() there are
+// no workers in the child: run() then does everything on the caller.
 #pragma once
 
 #include <atomic>

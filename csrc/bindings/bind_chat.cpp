@@ -22,8 +22,12 @@ py::list text_list(const std::vector<std::string> & texts) {
 }
 
 // A property of common_chat_params as str or list[str]: templates may render bytes that are no UTF-8.
-template <auto field> py::str text_field(const ChatPrompt & prompt) { return text_from_bytes(prompt.params().*field); }
-template <auto field> py::list list_field(const ChatPrompt & prompt) { return text_list(prompt.params().*field); }
+template <auto field> py::str text_field(const ChatPrompt & prompt) {
+    return text_from_bytes(prompt.params().*field);
+}
+template <auto field> py::list list_field(const ChatPrompt & prompt) {
+    return text_list(prompt.params().*field);
+}
 
 py::array message_starts(const ChatPrompt & prompt, const Vocab & vocab, const py::array & tokens) {
     const auto view = int32_view(tokens, "tokens");
@@ -65,11 +69,12 @@ void register_chat(py::module_ & m) {
         .def_property_readonly("source", [](const ChatTemplates & self) { return text_from_bytes(self.source()); })
         .def_property_readonly("caps", &ChatTemplates::caps)
         .def_property_readonly("supports_thinking", &ChatTemplates::supports_thinking)
-        .def("apply",
-             [](const ChatTemplates & self, const std::string & inputs) {
-                 return without_gil([&] { return self.apply(inputs); });
-             },
-             py::arg("inputs"));
+        .def(
+            "apply",
+            [](const ChatTemplates & self, const std::string & inputs) {
+                return without_gil([&] { return self.apply(inputs); });
+            },
+            py::arg("inputs"));
 
     py::class_<ChatParser, std::shared_ptr<ChatParser>>(m, "ChatParser", py::is_final())
         .def(py::init([](const ChatPrompt & prompt, bool parse_thinking, bool parse_tool_calls) {
@@ -77,12 +82,13 @@ void register_chat(py::module_ & m) {
                      [&] { return std::make_shared<ChatParser>(prompt, parse_thinking, parse_tool_calls); });
              }),
              py::arg("prompt"), py::kw_only(), py::arg("parse_thinking") = true, py::arg("parse_tool_calls") = true)
-        .def("feed",
-             [](ChatParser & self, const py::bytes & text) {
-                 const std::string_view bytes = text; // owned by the argument, immutable
-                 return without_gil([&] { return self.feed(bytes); });
-             },
-             py::arg("text"))
+        .def(
+            "feed",
+            [](ChatParser & self, const py::bytes & text) {
+                const std::string_view bytes = text; // owned by the argument, immutable
+                return without_gil([&] { return self.feed(bytes); });
+            },
+            py::arg("text"))
         .def("finish", [](ChatParser & self) { return without_gil([&] { return self.finish(); }); });
 }
 

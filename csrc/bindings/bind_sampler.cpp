@@ -108,8 +108,8 @@ int32_t sample_row(Sampler & sampler, const py::array & logits) {
     const auto row = float32_view(logits, "logits");
     const auto n_vocab = static_cast<size_t>(sampler.model()->n_vocab());
     if (row.size != n_vocab) {
-        throw Error(ErrorCode::invalid_argument, "logits must have " + std::to_string(n_vocab) + " entries, not " +
-                                                     std::to_string(row.size));
+        throw Error(ErrorCode::invalid_argument,
+                    "logits must have " + std::to_string(n_vocab) + " entries, not " + std::to_string(row.size));
     }
     py::gil_scoped_release release; // the array is kept alive by the caller's reference
     const auto in_use = sampler.use();
@@ -151,13 +151,17 @@ void register_sampler(py::module_ & m) {
              }),
              py::arg("model"), py::arg("params"), py::arg("n_ctx_train") = 0)
         .def("accept_prompt", &accept_prompt, py::arg("tokens"))
-        .def("accept",
-             [](Sampler & self, int32_t token) { locked(self, [&] { self.accept(token); }); }, py::arg("token"))
+        .def(
+            "accept", [](Sampler & self, int32_t token) { locked(self, [&] { self.accept(token); }); },
+            py::arg("token"))
         .def("sample", &sample_row, py::arg("logits"))
-        .def("clone", [](const Sampler & self) { return locked(self, [&] { return self.clone(); }); }, ReleaseGil())
-        .def("reset", [](Sampler & self) { locked(self, [&] { self.reset(); }); }, ReleaseGil())
-        .def("set_seed",
-             [](Sampler & self, uint32_t seed) { locked(self, [&] { self.set_seed(seed); }); }, py::arg("seed"));
+        .def(
+            "clone", [](const Sampler & self) { return locked(self, [&] { return self.clone(); }); }, ReleaseGil())
+        .def(
+            "reset", [](Sampler & self) { locked(self, [&] { self.reset(); }); }, ReleaseGil())
+        .def(
+            "set_seed", [](Sampler & self, uint32_t seed) { locked(self, [&] { self.set_seed(seed); }); },
+            py::arg("seed"));
 
     py::class_<SequenceOutputState, std::shared_ptr<SequenceOutputState>>(m, "SequenceOutputState", py::is_final());
 
@@ -168,13 +172,15 @@ void register_sampler(py::module_ & m) {
              }),
              py::arg("model"), py::arg("n_threads") = 1)
         .def("bind", &SamplerSet::bind, py::arg("seq_id"), py::arg("sampler").none(false), py::arg("limits"))
-        .def("unbind", [](SamplerSet & self, int32_t seq_id) { return py::bytes(self.unbind(seq_id)); },
-             py::arg("seq_id"))
-        .def("export",
-             [](SamplerSet & self, int32_t seq_id) {
-                 return std::make_shared<SequenceOutputState>(SequenceOutputState{self.take(seq_id)});
-             },
-             py::arg("seq_id"))
+        .def(
+            "unbind", [](SamplerSet & self, int32_t seq_id) { return py::bytes(self.unbind(seq_id)); },
+            py::arg("seq_id"))
+        .def(
+            "export",
+            [](SamplerSet & self, int32_t seq_id) {
+                return std::make_shared<SequenceOutputState>(SequenceOutputState{self.take(seq_id)});
+            },
+            py::arg("seq_id"))
         .def("restore", &SamplerSet::restore, py::arg("seq_id"), py::arg("state").none(false))
         .def("bound", &SamplerSet::bound);
 }

@@ -1,5 +1,5 @@
-// Context.decode_and_sample and its result. One GIL release covers decoding and sampling; the arrays of a StepResult are
-// read-only views that keep it alive.
+// Context.decode_and_sample and its result. One GIL release covers decoding and sampling; the arrays of a StepResult
+// are read-only views that keep it alive.
 #include <pybind11/stl.h>
 
 #include "bindings/arrays.h"
@@ -16,7 +16,7 @@ template <typename T> py::object view_of(const py::object & owner, const std::ve
     return array;
 }
 
-template <typename T, std::vector<T> StepResult::*field> py::object field_view(const py::object & self) {
+template <typename T, std::vector<T> StepResult::* field> py::object field_view(const py::object & self) {
     return view_of(self, py::cast<const StepResult &>(self).*field);
 }
 
@@ -51,8 +51,8 @@ py::dict errors(const StepResult & result) {
     py::dict by_sequence;
     for (const SequenceStep & step : result.sequences) {
         if (!step.error.empty()) {
-            by_sequence[py::int_(step.seq_id)] = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
-                step.error.data(), static_cast<py::ssize_t>(step.error.size()), "replace"));
+            by_sequence[py::int_(step.seq_id)] = py::reinterpret_steal<py::object>(
+                PyUnicode_DecodeUTF8(step.error.data(), static_cast<py::ssize_t>(step.error.size()), "replace"));
         }
     }
     return by_sequence;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -356,6 +358,50 @@ HOSTILE = {
 def test_hostile_sources_are_refused(vocab_model: _core.Model, source: str) -> None:
     with pytest.raises(TemplateError, match="template"):
         _core.ChatTemplates(vocab_model, source)
+
+
+# What a template may do while it renders. Each must end in an error, soon, without much memory and without a crash.
+RUNAWAY = {
+    "range": "{% for i in range(1000000000) %}x{% endfor %}",
+    "loops": "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
+    "doubling": "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    "unrolled": "{% set s = 'xxxxxxxx' %}" + "{% set s = s ~ s %}" * 60,
+    "repeat": "{{ 'a' * 1000000000000 }}",
+    "replace": "{% set s = 'a' * 1000000 %}{{ s|replace('a', s) }}",
+    "indent": "{{ 'a'|indent(100000000000, first=true) }}",
+    "tojson": "{{ [1, [2]]|tojson(indent=2000000000) }}",
+    "lists": "{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = ns.a + ns.a %}{% endfor %}",
+    "macro": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "cycle": "{% set a = [1] %}{% set _ = a.append(a) %}{{ a }}",
+    "cycle as json": "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns|tojson }}",
+    "cycle as text": "{% set a = [1] %}{% set _ = a.append(a) %}{{ a ~ 'x' }}",
+    "zero": "{{ 5 is divisibleby(0) }}",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [(name, when) for name in RUNAWAY for when in ("at once", "later") if (name, when) != ("loops", "later")],
+)
+def test_runaway_templates_are_stopped(vocab_model: _core.Model, name: str, when: str) -> None:
+    body = RUNAWAY[name]
+    trap = "{% if messages[0].content == 'now' %}" + body + "{% endif %}{{ messages[0].content }}"
+    start = time.monotonic()
+    with pytest.raises(TemplateError, match=r"stopped|zero"):
+        templates = _core.ChatTemplates(vocab_model, body if when == "at once" else trap)
+        templates.apply(json.dumps({"messages": [{"role": "user", "content": "now"}]}))
+    assert time.monotonic() - start < 30
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert peak_bytes < 3 << 30
+
+
+@pytest.mark.parametrize(
+    ("name", "n_messages"),
+    [("Reka-Edge", 101), ("Kimi-K3", 401), ("google-gemma-4-31B-it", 401), ("Qwen-Qwen3-0.6B", 2001)],
+)
+def test_large_conversations_render(render: Render, name: str, n_messages: int) -> None:
+    messages = [{"role": ("user", "assistant")[i % 2], "content": f"{i} " + "word " * 300} for i in range(n_messages)]
+    assert len(render(name, messages=messages, tools=[WEATHER]).prompt) > n_messages * 1500
 
 
 def test_a_template_that_refuses_says_why(vocab_model: _core.Model) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -21,7 +22,7 @@ from typing import Protocol
 from donabe.convert.gguf_write import merge_gguf
 from donabe.convert.quantization import FLOAT_TYPES, tensor_types
 from donabe.convert.quantize import QuantizeJob, quantize
-from donabe.errors import InvalidRequestError, ModelNotFoundError
+from donabe.errors import InvalidRequestError, LoadError, ModelNotFoundError
 from donabe.service.contracts import PullModel
 from donabe.service.create_call import CreateCall, CreatePlan, check_create
 from donabe.service.create_files import GgufPart, group_splits, inspect_blob, inspect_file
@@ -245,10 +246,13 @@ class ModelCreator:
         output = folder / "quantized.gguf"
         job = QuantizeJob(part.path, output, target, tensor_types(part.summary.architecture, part.tensors, target))
         status = f"quantizing {source} model to {target}"
-        async with contextlib.aclosing(self._quantize(job)) as progress:
-            async for done, total in progress:
-                completed = layer.size * done // max(total, 1)
-                yield PullProgress(status=status, digest=_NO_DIGEST, total=layer.size, completed=completed)
+        try:
+            async with contextlib.aclosing(self._quantize(job)) as progress:
+                async for done, total in progress:
+                    completed = layer.size * done // max(total, 1)
+                    yield PullProgress(status=status, digest=_NO_DIGEST, total=layer.size, completed=completed)
+        except LoadError as error:
+            raise _failed_quantisation(part, target, error) from error
         yield PullProgress(status="verifying conversion")
         draft.layers[index] = await asyncio.to_thread(self._adopt, layer.kind, output, part.name)
 
@@ -312,6 +316,13 @@ def _quantized_source(kind: str, part: GgufPart) -> InvalidRequestError:
         field="quantize",
         hint=f"{part.name} is {part.summary.file_type}; start from one of {', '.join(sorted(FLOAT_TYPES))}",
     )
+
+
+def _failed_quantisation(part: GgufPart, target: str, error: LoadError) -> LoadError:
+    """The failure under the caller's name of the file; paths of the store are nobody else's business."""
+    reason = (error.log_tail[0] if error.log_tail else error.message).replace(str(part.path), part.name)
+    reason = reason.replace(part.path.name, part.name).replace(f"{part.path.parent}{os.sep}", "")
+    return LoadError(f"{part.name} can't be quantized to {target}: {reason}", log_tail=error.log_tail)
 
 
 @contextlib.contextmanager

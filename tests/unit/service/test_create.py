@@ -391,9 +391,13 @@ async def test_draft_is_quantised_by_its_own_field(lab: Lab) -> None:
 
 async def test_failed_quantisation_leaves_no_model_and_no_files(lab: Lab) -> None:
     digest = lab.upload(f16_model())
-    lab.quantize.error = LoadError("bad tensor")
-    with pytest.raises(LoadError):
+    path = lab.store.layout.root / "blobs" / Digest.parse(digest).file_name
+    lab.quantize.error = LoadError(
+        f"'{path.name}' can't be quantized", log_tail=(f"failed to load model from {path}", "more")
+    )
+    with pytest.raises(LoadError) as caught:
         await lab.create(files={"m.gguf": digest}, quantize="q4_k")
+    assert caught.value.message == "m.gguf can't be quantized to Q4_K_M: failed to load model from m.gguf"
     assert lab.store.names() == ()
     assert lab.files == {Digest.parse(digest).file_name}
     assert list((lab.store.layout.root / ".donabe" / "create").iterdir()) == []

@@ -7,7 +7,7 @@ unknown name is a TypeError with the nearest known one.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
@@ -117,8 +117,15 @@ _STORED_NAMES = {
     "num_predict": "max_tokens",
     "num_keep": "n_keep",
 }
-# The caller's alone: a model from elsewhere does not choose folders and budgets on this machine.
-_NOT_STORED = ("prefix_cache_ram_bytes", "prefix_cache_disk_bytes", "prefix_cache_home")
+# A model from elsewhere chooses these and no others: not folders, files or budgets on this machine.
+_STORED_LOAD = ("n_ctx_per_request", "n_batch", "n_gpu_layers", "n_threads", "main_gpu", "use_mmap", "use_mlock")
+_STORED_ANSWER = (
+    *SamplingOptions.__struct_fields__,
+    "max_tokens",
+    "stop",
+    "ignore_eos",
+    "n_keep",
+)
 _AUTOMATIC_WHEN_ZERO = ("n_ctx_per_request", "n_batch", "n_threads")
 
 
@@ -141,12 +148,8 @@ def load_options(stored: JsonObject, given: Mapping[str, Any]) -> LoadOptions:
         TypeError: An option has no such name.
         InvalidRequestError: A value has the wrong type.
     """
-    fields = LoadOptions.__struct_fields__
-    refuse_unknown("LLM()", given, fields)
-    values = {
-        name: value for name, value in stored_values(stored).items() if name in fields and name not in _NOT_STORED
-    }
-    return _convert({**values, **given}, LoadOptions)
+    refuse_unknown("LLM()", given, LoadOptions.__struct_fields__)
+    return _convert({**stored_values(stored, _STORED_LOAD), **given}, LoadOptions)
 
 
 def answer_options(stored: JsonObject, given: Mapping[str, Any]) -> AnswerOptions:
@@ -155,7 +158,7 @@ def answer_options(stored: JsonObject, given: Mapping[str, Any]) -> AnswerOption
     Raises:
         InvalidRequestError: A value has the wrong type, or two constraints were given.
     """
-    values = {**stored_values(stored), **given}
+    values = {**stored_values(stored, _STORED_ANSWER), **given}
     if isinstance(values.get("stop"), str):
         values["stop"] = [values["stop"]]
     return AnswerOptions(
@@ -185,12 +188,12 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
             raise TypeError(f"{where} has no option {name!r}{hint}")
 
 
-def stored_values(stored: JsonObject) -> dict[str, Any]:
-    """A model's stored parameters under our names. Those that mean nothing to us are left out."""
+def stored_values(stored: JsonObject, allowed: Collection[str]) -> dict[str, Any]:
+    """A model's stored parameters under our names, those that are allowed."""
     values: dict[str, Any] = {}
     for name, value in stored.items():
         ours = _STORED_NAMES.get(name, name)
-        if value is None or (ours in _AUTOMATIC_WHEN_ZERO and value == 0):
+        if ours not in allowed or value is None or (ours in _AUTOMATIC_WHEN_ZERO and value == 0):
             continue
         if ours in ("max_tokens", "n_gpu_layers", "seed") and isinstance(value, int) and value < 0:
             continue  # negative means "no limit", "automatic" and "random" there: our defaults

@@ -214,7 +214,10 @@ async def test_async_completions_batches_and_streams(rig: Rig) -> None:
 
 async def test_async_cancellation_stops_the_work(rig: Rig) -> None:
     task = asyncio.ensure_future(rig.aio.generate(["a", "b"], max_tokens=10**9))
-    await asyncio.sleep(0.03)
+    for _ in range(500):
+        if len(rig.engine.running) == 2:
+            break
+        await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -101,6 +101,18 @@ def test_stored_parameters_are_defaults() -> None:
     assert options.load_options(STORED, {"n_ctx_per_request": 8}).n_ctx_per_request == 8
 
 
+def test_stored_parameters_choose_no_files_budgets_or_constraints() -> None:
+    hostile = {
+        "prefix_cache_home": "/etc",
+        "draft": "/etc/passwd",
+        "embedding": True,
+        "grammar": "x",
+        "cache_salt": "s",
+    }
+    assert options.load_options(hostile, {}) == LoadOptions()
+    assert generate(stored=spec(parameters=hostile)) == generate()
+
+
 @pytest.mark.parametrize(
     ("given", "constraint"),
     [

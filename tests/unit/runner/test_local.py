@@ -47,6 +47,14 @@ async def until_idle(loaded: FakeLoaded) -> None:
     raise AssertionError("the engine still has work")
 
 
+async def until_running(loaded: FakeLoaded) -> None:
+    for _ in range(500):
+        if loaded.engine.running:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the request did not reach the engine")
+
+
 async def test_many_streams_on_one_loop(runner: LocalRunner) -> None:
     for events in await asyncio.gather(*(collect(runner.generate(ask())) for _ in range(20))):
         assert text_of(events) == "w0 w1 w2 "
@@ -69,7 +77,7 @@ async def test_leaving_early_cancels(runner: LocalRunner, loaded: FakeLoaded) ->
 
 async def test_cancelled_task_cancels(runner: LocalRunner, loaded: FakeLoaded) -> None:
     task = asyncio.ensure_future(collect(runner.generate(ask(max_tokens=10**9))))
-    await asyncio.sleep(0.02)
+    await until_running(loaded)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -85,9 +93,9 @@ async def test_single_answers(runner: LocalRunner) -> None:
     assert (await runner.status()).n_running == 0
 
 
-async def test_close_ends_streams_and_refuses_later_ones(runner: LocalRunner) -> None:
+async def test_close_ends_streams_and_refuses_later_ones(runner: LocalRunner, loaded: FakeLoaded) -> None:
     task = asyncio.ensure_future(collect(runner.generate(ask(max_tokens=10**9))))
-    await asyncio.sleep(0.02)
+    await until_running(loaded)
     await runner.close()
     await runner.close()
     failed = (await task)[-1]
@@ -104,8 +112,11 @@ async def test_broken_engine_is_not_alive(runner: LocalRunner, loaded: FakeLoade
     loaded.engine.break_after = 0
     (failed,) = await collect(runner.generate(ask()))
     assert isinstance(failed, Failed)
-    await asyncio.sleep(0.02)
-    assert not runner.alive
+    for _ in range(500):  # the event is delivered just before the failure is noted
+        if not runner.alive:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("a runner with a broken engine must not look alive")
 
 
 def test_threads_read_their_own_streams(runner: LocalRunner) -> None:

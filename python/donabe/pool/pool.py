@@ -266,7 +266,7 @@ class ModelPool:
     # --- looking and stopping --------------------------------------------------------------------------------------
 
     def residents(self) -> list[ResidentInfo]:
-        """The loaded models, crashed and retiring ones left out."""
+        """The loaded models, the one used last first; crashed and retiring ones left out."""
         now = self._clock()
         return [
             ResidentInfo(
@@ -277,7 +277,7 @@ class ModelPool:
                 n_leases=r.n_leases,
                 runner=r.runner,
             )
-            for r in self._residents.values()
+            for r in sorted(self._residents.values(), key=lambda r: -r.last_used_at)
             if r.is_ready and not r.has_crashed
         ]
 

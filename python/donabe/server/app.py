@@ -20,6 +20,7 @@ from donabe.server.create_routes import CreateRoutes
 from donabe.server.guards import Guard, HostRules, OriginRules
 from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
 from donabe.server.limits import Limits
+from donabe.server.llamacpp_routes import LlamaCppRoutes
 from donabe.server.metrics import ServerMetrics
 from donabe.server.native_routes import NativeRoutes
 from donabe.server.openai_routes import OpenAIRoutes
@@ -104,6 +105,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     add_openai_routes(
         table, OpenAIRoutes(inference, models, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
     )
+    add_llamacpp_routes(table, LlamaCppRoutes(inference, models, max_body_bytes=settings.max_body_bytes))
     add_anthropic_routes(
         table, AnthropicRoutes(inference, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
     )
@@ -168,8 +170,16 @@ def add_openai_routes(table: RouteTable, openai: OpenAIRoutes) -> None:
     table.add("/v1/embeddings", openai.embeddings, "POST", scope="inference")
     table.add("/v1/models", openai.models, "GET", scope="inference")
     table.add("/v1/models/{model:path}", openai.model, "GET", scope="inference")
-    table.add("/v1/rerank", openai.rerank, "POST", scope="inference")
+    for path in ("/v1/rerank", "/rerank", "/reranking"):
+        table.add(path, openai.rerank, "POST", scope="inference")
     table.add("/health", openai.health, "GET", scope=None)
+
+
+def add_llamacpp_routes(table: RouteTable, llamacpp: LlamaCppRoutes) -> None:
+    """What editors and load tools call without `/v1`."""
+    table.add("/infill", llamacpp.infill, "POST", scope="inference")
+    table.add("/tokenize", llamacpp.tokenize, "POST", scope="inference")
+    table.add("/detokenize", llamacpp.detokenize, "POST", scope="inference")
 
 
 def add_anthropic_routes(table: RouteTable, anthropic: AnthropicRoutes) -> None:

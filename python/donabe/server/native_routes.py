@@ -137,7 +137,7 @@ class NativeRoutes:
         decoded = native.decode_tokenize(await self._body(request))
 
         async def compute() -> bytes:
-            tokens = await _naming(
+            tokens, _n_ctx = await _naming(
                 self._inference.tokenize(
                     decoded.call, decoded.text, add_special=decoded.add_special, parse_special=decoded.parse_special
                 ),

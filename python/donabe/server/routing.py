@@ -28,6 +28,10 @@ _METHOD_ORDER = ("HEAD", "GET", "POST", "PUT", "PATCH", "DELETE")
 # Longest prefix first.
 _STYLES: tuple[tuple[str, ErrorStyle], ...] = (
     ("/v1/messages", ANTHROPIC_ERRORS),
+    ("/detokenize", OPENAI_ERRORS),
+    ("/tokenize", OPENAI_ERRORS),
+    ("/infill", OPENAI_ERRORS),
+    ("/rerank", OPENAI_ERRORS),
     ("/v1/", OPENAI_ERRORS),
 )
 

@@ -225,11 +225,15 @@ class Inference:
         finally:
             lease.release()
 
-    async def tokenize(self, call: ModelCall, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+    async def tokenize(
+        self, call: ModelCall, text: str, *, add_special: bool, parse_special: bool
+    ) -> tuple[list[int], int]:
+        """The text's tokens, and how many one request may hold."""
         prepared = await self._prepare(call)
         lease = await self._lease(call, prepared)
         try:
-            return await lease.runner.tokenize(text, add_special=add_special, parse_special=parse_special)
+            tokens = await lease.runner.tokenize(text, add_special=add_special, parse_special=parse_special)
+            return tokens, lease.runner.info.n_ctx_per_request
         finally:
             lease.release()
 

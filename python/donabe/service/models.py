@@ -81,6 +81,20 @@ class Models:
         ]
         return sorted(models, key=lambda model: (-int(model.expires_at), model.spec.name))
 
+    async def name_in_use(self) -> str:
+        """The model meant by a client that names none: the loaded one used last, else the only one installed.
+
+        Raises:
+            InvalidRequestError: There is no such single model.
+        """
+        for resident in self._pool.residents():
+            if not resident.options.embedding:
+                return resident.spec.name
+        installed = await self.installed()
+        if len(installed) != 1:
+            raise InvalidRequestError("model is required", field="model", hint="no model is loaded")
+        return installed[0].name
+
     async def find(self, name: str) -> ModelSpec:
         """The installed model of that name, hosted suffixes taken off."""
         base, where = split_where(name)

@@ -1,0 +1,173 @@
+"""The routes editors and load tools know from llama.cpp's server and vLLM: `/infill`, `/tokenize`, `/detokenize`.
+
+Such clients talk to a server with one model and name none; the server then chooses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from donabe.api.body import Fields, parse_json
+from donabe.api.dialect import PLAIN_JSON, SSE, Timing
+from donabe.api.native import NativeTokenize, unknown_fields
+from donabe.api.openai_replies import error_object
+from donabe.errors import DonabeError, InvalidRequestError
+from donabe.service.calls import GenerateCall, ModelCall
+from donabe.service.parameters import PARAMETERS, check
+from donabe.types import Delta, Finished, FinishReason, JsonObject
+
+_encode = msgspec.json.Encoder().encode
+
+# What these clients set for their own server's working, without an effect on the text.
+_HARMLESS = (
+    "cache_prompt",
+    "id_slot",
+    "n_indent",
+    "response_fields",
+    "return_tokens",
+    "samplers",
+    "t_max_predict_ms",
+    "t_max_prompt_ms",
+    "timings_per_token",
+)
+_RENAMED = {"n_predict": "num_predict", "n_keep": "num_keep"}
+
+
+@dataclass(frozen=True)
+class Infill:
+    """A decoded infill request; `call.model` may be empty."""
+
+    call: GenerateCall
+    is_streamed: bool
+    warnings: tuple[str, ...]
+
+
+def decode_infill(body: bytes) -> Infill:
+    """`POST /infill`: what stands before and after the cursor."""
+    fields = Fields(parse_json(body, when_empty="EOF"), "InfillRequest")
+    if not fields.has("input_prefix") and not fields.has("input_suffix"):
+        raise InvalidRequestError("input_prefix is required", field="input_prefix")
+    prefix, suffix = fields.string("input_prefix"), fields.string("input_suffix")
+    prompt = fields.string("prompt")  # the text of the line before the cursor
+    extra = "".join(fields.objects("input_extra", "[]extra", _read_extra))
+    options: dict[str, Any] = {}
+    for name in (*PARAMETERS, *_RENAMED):
+        value = fields.take(name)
+        if value is not None:
+            options[_RENAMED.get(name, name)] = check(_RENAMED.get(name, name), value, field=name)
+    is_streamed, model = fields.boolean("stream"), fields.string("model")
+    fields.ignore(*_HARMLESS)
+    # An empty suffix still asks for what comes at the cursor, so it may not look like a plain prompt.
+    call = GenerateCall(
+        model=model,
+        options=options,
+        prompt=extra + prefix + prompt,
+        suffix=suffix or "\n",
+        truncate=True,
+        context_shift=False,
+    )
+    return Infill(call, is_streamed, unknown_fields(fields))
+
+
+def _read_extra(fields: Fields) -> str:
+    name, text = fields.string("filename"), fields.string("text")
+    return f"{name}\n{text}\n" if name else f"{text}\n"
+
+
+class InfillWriter:
+    """Streamed pieces of an infill; the last one has `stop` and the counts."""
+
+    media_type = SSE
+
+    def delta(self, event: Delta) -> bytes:
+        return b'data: {"content":' + _encode(event.text) + b',"stop":false}\n\n' if event.text else b""
+
+    def finished(self, event: Finished, timing: Timing) -> bytes:
+        return b"data: " + _encode({"content": "", **_final(event)}) + b"\n\n"
+
+    def failed(self, status: int, error: DonabeError) -> bytes:
+        return b"data: " + _encode(error_object(status, error)) + b"\n\n"
+
+
+class InfillCollector:
+    """The whole infill."""
+
+    media_type = PLAIN_JSON
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._text: list[str] = []
+        self._final: JsonObject = {}
+
+    def delta(self, event: Delta) -> None:
+        self._text.append(event.text)
+
+    def finished(self, event: Finished, timing: Timing) -> None:
+        self._final = _final(event)
+
+    def body(self) -> bytes:
+        return _encode({"content": "".join(self._text), "model": self._model, **self._final})
+
+
+def _final(event: Finished) -> JsonObject:
+    usage = event.usage
+    return {
+        "stop": True,
+        "stop_type": "limit" if event.reason is FinishReason.LENGTH else "word" if event.stop_sequence else "eos",
+        "stopping_word": event.stop_sequence,
+        "tokens_predicted": usage.n_output_tokens,
+        "tokens_evaluated": usage.n_prompt_tokens,
+        "tokens_cached": usage.n_cached_tokens,
+        "truncated": usage.n_truncated_tokens > 0,
+        "timings": {
+            "prompt_n": usage.n_prompt_tokens - usage.n_cached_tokens,
+            "prompt_ms": usage.prompt_s * 1e3,
+            "predicted_n": usage.n_output_tokens,
+            "predicted_ms": usage.output_s * 1e3,
+            "predicted_per_second": usage.n_output_tokens / usage.output_s if usage.output_s else 0.0,
+        },
+    }
+
+
+def decode_tokenize(body: bytes) -> NativeTokenize:
+    """`POST /tokenize`: `content` (llama.cpp) or `prompt` (vLLM); special tokens are added as each of them does."""
+    fields = Fields(parse_json(body, when_empty="EOF"), "TokenizeRequest")
+    text, prompt = fields.optional_string("content"), fields.optional_string("prompt")
+    if text is None and prompt is None:
+        raise InvalidRequestError("content is required", field="content", hint="send the text as content or prompt")
+    add_special = (
+        fields.boolean("add_special", False) if text is not None else fields.boolean("add_special_tokens", True)
+    )
+    parse_special = fields.boolean("parse_special", True)
+    model = fields.string("model")
+    if fields.boolean("with_pieces") or fields.boolean("return_token_strs"):
+        raise InvalidRequestError("the texts of single tokens are not supported", field="with_pieces")
+    return NativeTokenize(
+        ModelCall(model=model),
+        text=text if text is not None else prompt or "",
+        add_special=add_special,
+        parse_special=parse_special,
+        warnings=unknown_fields(fields),
+    )
+
+
+def tokenize_body(tokens: list[int], n_ctx: int) -> bytes:
+    return _encode({"tokens": tokens, "count": len(tokens), "max_model_len": n_ctx})
+
+
+def decode_detokenize(body: bytes) -> NativeTokenize:
+    """`POST /detokenize`."""
+    fields = Fields(parse_json(body, when_empty="EOF"), "DetokenizeRequest")
+    tokens = fields.array("tokens", "[]int")
+    if any(isinstance(token, bool) or not isinstance(token, int) for token in tokens):
+        raise InvalidRequestError("tokens must be integers", field="tokens")
+    return NativeTokenize(
+        ModelCall(model=fields.string("model")), tokens=tuple(tokens), warnings=unknown_fields(fields)
+    )
+
+
+def detokenize_body(text: str) -> bytes:
+    return _encode({"content": text, "prompt": text})

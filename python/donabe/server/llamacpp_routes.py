@@ -1,0 +1,75 @@
+"""Handlers of the routes that clients of llama.cpp's server and of vLLM expect beside `/v1`. No logic here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from donabe.api import llamacpp
+from donabe.api.dialect import PLAIN_JSON
+from donabe.api.openai_replies import OPENAI_ERRORS
+from donabe.server.admission import caller_of
+from donabe.server.answers import AnswerResponse, ValueResponse, read_body
+from donabe.server.errors import warning_headers
+from donabe.service.calls import ModelCall
+from donabe.service.inference import Inference, Reply
+from donabe.service.models import Models
+
+AnyCall = TypeVar("AnyCall", bound=ModelCall)
+
+
+class LlamaCppRoutes:
+    """Infill and tokens over the use cases. A request that names no model gets the one in use."""
+
+    def __init__(self, inference: Inference, models: Models, *, max_body_bytes: int) -> None:
+        self._inference = inference
+        self._models = models
+        self._max_body_bytes = max_body_bytes
+
+    async def infill(self, request: Request) -> Response:
+        decoded = llamacpp.decode_infill(await read_body(request, self._max_body_bytes))
+        call = await self._with_model(request, decoded.call)
+
+        async def begin() -> Reply:
+            return await self._inference.generate(call)
+
+        return AnswerResponse(
+            begin,
+            style=OPENAI_ERRORS,
+            writer=(lambda _: llamacpp.InfillWriter()) if decoded.is_streamed else None,
+            collector=lambda _: llamacpp.InfillCollector(call.model),
+            headers=warning_headers(decoded.warnings),
+        )
+
+    async def tokenize(self, request: Request) -> Response:
+        decoded = llamacpp.decode_tokenize(await read_body(request, self._max_body_bytes))
+        call = await self._with_model(request, decoded.call)
+
+        async def compute() -> bytes:
+            tokens, n_ctx = await self._inference.tokenize(
+                call, decoded.text, add_special=decoded.add_special, parse_special=decoded.parse_special
+            )
+            return llamacpp.tokenize_body(tokens, n_ctx)
+
+        return _value(compute, decoded.warnings)
+
+    async def detokenize(self, request: Request) -> Response:
+        decoded = llamacpp.decode_detokenize(await read_body(request, self._max_body_bytes))
+        call = await self._with_model(request, decoded.call)
+
+        async def compute() -> bytes:
+            return llamacpp.detokenize_body(await self._inference.detokenize(call, list(decoded.tokens)))
+
+        return _value(compute, decoded.warnings)
+
+    async def _with_model(self, request: Request, call: AnyCall) -> AnyCall:
+        model = call.model.strip() or await self._models.name_in_use()
+        return replace(call, model=model, scheduling=caller_of(request).scheduling)
+
+
+def _value(compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...]) -> Response:
+    return ValueResponse(compute, style=OPENAI_ERRORS, media_type=PLAIN_JSON, headers=warning_headers(warnings))

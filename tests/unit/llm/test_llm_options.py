@@ -184,3 +184,9 @@ USER = {"role": "user", "content": "x"}
 def test_batches_of_conversations_are_recognised(given: Any, n: int, is_batch: bool) -> None:
     conversations, found = requests.split_conversations(given)
     assert (len(conversations), found) == (n, is_batch)
+
+
+def test_a_model_does_not_choose_where_prefixes_are_kept():
+    stored = {"prefix_cache_home": "/elsewhere", "prefix_cache_disk_bytes": 1 << 40, "prefix_cache_ram_bytes": 1 << 40}
+    assert load_options(stored, {}) == LoadOptions()
+    assert load_options(stored, {"prefix_cache_disk_bytes": 0}).prefix_cache_disk_bytes == 0

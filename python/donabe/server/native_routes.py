@@ -5,6 +5,7 @@ Model names that are not found are reported in each route's own words, because c
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -17,6 +18,7 @@ from donabe.api import native, native_models, native_replies
 from donabe.api.dialect import JSON, NDJSON, PLAIN_JSON
 from donabe.api.native_replies import NATIVE_ERRORS
 from donabe.errors import ContextLengthError, InvalidNameError, InvalidRequestError, ModelNotFoundError
+from donabe.registry.catalogue import recommended
 from donabe.server.admission import caller_of
 from donabe.server.answers import AnswerResponse, LinesResponse, ValueResponse, read_body
 from donabe.server.errors import warning_headers
@@ -247,6 +249,10 @@ class NativeRoutes:
         if decoded.is_streamed:
             return LinesResponse(begin, style=NATIVE_ERRORS, media_type=NDJSON, headers=headers)
         return ValueResponse(to_the_end, style=NATIVE_ERRORS, media_type=PLAIN_JSON, headers=headers)
+
+    async def recommendations(self, request: Request) -> Response:
+        models = await asyncio.to_thread(recommended)
+        return _json({"recommendations": [{"model": m.name.short, "description": m.description} for m in models]})
 
     # --- what only a hosted service has ------------------------------------------------------------------------------
 

@@ -188,5 +188,5 @@ def test_batches_of_conversations_are_recognised(given: Any, n: int, is_batch: b
 
 def test_a_model_does_not_choose_where_prefixes_are_kept():
     stored = {"prefix_cache_home": "/elsewhere", "prefix_cache_disk_bytes": 1 << 40, "prefix_cache_ram_bytes": 1 << 40}
-    assert load_options(stored, {}) == LoadOptions()
-    assert load_options(stored, {"prefix_cache_disk_bytes": 0}).prefix_cache_disk_bytes == 0
+    assert options.load_options(stored, {}) == LoadOptions()
+    assert options.load_options(stored, {"prefix_cache_disk_bytes": 0}).prefix_cache_disk_bytes == 0

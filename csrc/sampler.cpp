@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <unordered_map>
 
 #include "base/errors.h"
 
@@ -66,28 +67,6 @@ void run_sampler(const llama_sampler_ptr & sampler, Candidates & candidates) {
 
 } // namespace
 
-// --- recent tokens --------------------------------------------------------------------------------------------------
-
-void Sampler::Window::push(int32_t token) {
-    if (capacity_ == 0) {
-        return;
-    }
-    if (tokens_.size() == capacity_) {
-        const auto oldest = counts_.find(tokens_.front());
-        if (--oldest->second == 0) {
-            counts_.erase(oldest);
-        }
-        tokens_.pop_front();
-    }
-    tokens_.push_back(token);
-    counts_[token]++;
-}
-
-void Sampler::Window::clear() {
-    tokens_.clear();
-    counts_.clear();
-}
-
 // --- life -----------------------------------------------------------------------------------------------------------
 
 Sampler::Sampler(std::shared_ptr<Model> model, SamplerParams params, int32_t n_ctx_train)
@@ -143,7 +122,7 @@ void Sampler::create_penalties() {
                                           params_.dry_allowed_length, last_n, breakers.data(), breakers.size()));
         capacity = std::max(capacity, last_n);
     }
-    window_ = Window(capacity);
+    window_ = TokenWindow(capacity);
 }
 
 void Sampler::create_random() {

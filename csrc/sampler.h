@@ -22,11 +22,9 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <random>
-#include <unordered_map>
 #include <vector>
 
 #include "llama-cpp.h"
@@ -35,6 +33,7 @@
 #include "grammar_constraint.h"
 #include "model.h"
 #include "sampler_params.h"
+#include "token_window.h"
 #include "vocab.h"
 
 namespace donabe {
@@ -73,21 +72,6 @@ class Sampler {
   private:
     Sampler(const Sampler & other);
 
-    // Tokens the penalties look at, with their counts.
-    class Window {
-      public:
-        explicit Window(int32_t capacity) : capacity_(static_cast<size_t>(capacity)) {}
-        void push(int32_t token);
-        void clear();
-        size_t capacity() const { return capacity_; }
-        const std::unordered_map<int32_t, int32_t> & counts() const { return counts_; }
-
-      private:
-        size_t capacity_;
-        std::deque<int32_t> tokens_;
-        std::unordered_map<int32_t, int32_t> counts_;
-    };
-
     void create_penalties();
     void create_random();
     const float * adjusted_row(const float * row, const std::vector<int32_t> & banned, SampleScratch & scratch) const;
@@ -109,7 +93,7 @@ class Sampler {
     int32_t n_ctx_train_;
     uint32_t seed_;
     std::vector<std::pair<int32_t, float>> biases_; // by token, with the model's own suppressed tokens
-    Window window_;
+    TokenWindow window_;                            // of the penalties
     llama_sampler_ptr penalties_;
     llama_sampler_ptr dry_;
     llama_sampler_ptr typical_;

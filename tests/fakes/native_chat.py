@@ -14,6 +14,7 @@ class FakeChatPrompt:
     grammar_lazy = False
     format = "fake"
     generation_prompt = "assistant:"
+    grammar_prefill = "assistant:"
     thinking_start = "<t>"
 
     def __init__(self, inputs: dict[str, Any], *, supports_thinking: bool) -> None:

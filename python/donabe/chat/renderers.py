@@ -92,7 +92,7 @@ class JinjaRenderer:
                 "grammar": chat.grammar,
                 "grammar_lazy": chat.grammar_lazy,
                 "grammar_triggers": chat.grammar_triggers,
-                "grammar_prefill": chat.generation_prompt,
+                "grammar_prefill": chat.grammar_prefill,
             }
             if chat.supports_thinking and chat.thinking_start:
                 params |= {"thinking_start": chat.thinking_start, "thinking_ends": chat.thinking_ends}

@@ -113,6 +113,21 @@ def tiny_model(**extra: Value) -> FakeGguf:
     return FakeGguf(tuple(values.items()), (FakeTensor("token_embd.weight", (4, 3)),))
 
 
+def split_model(count: int) -> list[bytes]:
+    """The files of a split model, made as llama.cpp's tools do: the metadata is in the first one only."""
+    whole = tiny_model()
+    files = []
+    for number in range(count):
+        keys = (
+            ("split.no", Value(UINT16, number)),
+            ("split.count", Value(UINT16, count)),
+            ("split.tensors.count", Value(INT32, count)),
+        )
+        tensor = FakeTensor("token_embd.weight" if number == 0 else f"blk.0.t{number}.weight", (4, 3))
+        files.append(FakeGguf((*(whole.values if number == 0 else ()), *keys), (tensor,)).encode())
+    return files
+
+
 def _n_bytes(tensor: FakeTensor) -> int:
     if tensor.n_bytes is not None:
         return tensor.n_bytes

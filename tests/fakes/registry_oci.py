@@ -60,6 +60,20 @@ class FakeRegistry:
         self.manifests[name] = json.dumps(value, separators=(",", ":")).encode()
         return self.manifests[name]
 
+    def add_files(self, name: str, files: list[bytes]) -> bytes:
+        """Publish a model of several model layers."""
+        config = json.dumps({"model_format": "gguf", "model_family": "llama"}).encode()
+        value = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": {"mediaType": CONFIG_TYPE, "digest": self.add_blob(config), "size": len(config)},
+            "layers": [
+                {"mediaType": f"{PREFIX}model", "digest": self.add_blob(data), "size": len(data)} for data in files
+            ],
+        }
+        self.manifests[name] = json.dumps(value, separators=(",", ":")).encode()
+        return self.manifests[name]
+
     def answer(self, request: Request) -> Reply:
         if request.path == "/token":
             return Reply(200, json.dumps({"token": self.token}).encode())

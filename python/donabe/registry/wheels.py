@@ -24,6 +24,7 @@ _MAX_MODEL_BYTES = 1 << 40
 _MAX_TEXT_BYTES = 1 << 20
 _MODEL = re.compile(r"(?P<base>[^/]+\.gguf)", re.IGNORECASE)
 _PART = re.compile(r"(?P<base>[^/]+\.gguf)[._-]?(?:part|chunk)?[._-]?(?P<number>\d{1,5})(?:of\d+)?", re.IGNORECASE)
+_SPLIT = re.compile(r"(?P<prefix>.+)-\d{5}-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _SUMS = re.compile(r"SHA256SUMS(\.txt)?", re.IGNORECASE)
 _LICENSE = re.compile(r"(LICENSE|LICENCE|COPYING|NOTICE)([.-][^/]*)?", re.IGNORECASE)
 
@@ -53,8 +54,8 @@ class PackedModel:
         return sum(piece.size for piece in self.pieces)
 
 
-def find_model(wheels: Iterable[Path], package: str) -> PackedModel:
-    """Find the one GGUF that the wheels hold, whole or in pieces.
+def find_model(wheels: Iterable[Path], package: str) -> tuple[PackedModel, ...]:
+    """Find the one model that the wheels hold: a GGUF, whole or in pieces, or the GGUFs of a split set in order.
 
     Raises:
         SourceError: There is none, there are several, or pieces are missing.
@@ -76,9 +77,9 @@ def find_model(wheels: Iterable[Path], package: str) -> PackedModel:
                 elif _LICENSE.fullmatch(name) and info.file_size <= _MAX_TEXT_BYTES:
                     licenses.append(_read_text(archive, info))
                 others.add(name.rsplit(".", 1)[-1])
-    pieces = _join(members, package, others)
-    base = pieces[0].base
-    return PackedModel(base, pieces, sums.get(base), tuple(dict.fromkeys(text for text in licenses if text.strip())))
+    texts = tuple(dict.fromkeys(text for text in licenses if text.strip()))
+    files = [_join(group, package) for group in _group(members, package, others)]
+    return tuple(PackedModel(pieces[0].base, pieces, sums.get(pieces[0].base), texts) for pieces in files)
 
 
 def read_member(piece: ModelMember, chunk_bytes: int = 1 << 20) -> Iterator[bytes]:
@@ -147,7 +148,8 @@ def _model_member(wheel: Path, info: zipfile.ZipInfo, name: str) -> ModelMember 
     return ModelMember(wheel, info.filename, part["base"], int(part["number"]), info.file_size) if part else None
 
 
-def _join(members: list[ModelMember], package: str, suffixes: set[str]) -> tuple[ModelMember, ...]:
+def _group(members: list[ModelMember], package: str, suffixes: set[str]) -> Iterator[list[ModelMember]]:
+    """What the wheels hold of each GGUF: one, or those of a split set."""
     models = [member for member in members if "mmproj" not in member.base.lower()]
     bases = sorted({member.base for member in models})
     if not bases:
@@ -156,15 +158,23 @@ def _join(members: list[ModelMember], package: str, suffixes: set[str]) -> tuple
                 f"{package} holds a model in safetensors form, not GGUF", hint="choose a package with a .gguf file"
             )
         raise SourceError(f"{package} holds no .gguf file", hint="choose a package that ships a GGUF model")
-    if len(bases) > 1:
+    matches = [_SPLIT.fullmatch(base) for base in bases]
+    is_set = len({(match["prefix"], match["count"]) if match else None for match in matches}) == 1
+    if len(bases) > 1 and not (is_set and matches[0]):
         raise SourceError(f"{package} holds several models ({', '.join(bases[:5])})", hint="choose a package with one")
-    whole = [member for member in models if member.number is None]
+    for base in bases:
+        yield [member for member in models if member.base == base]
+
+
+def _join(members: list[ModelMember], package: str) -> tuple[ModelMember, ...]:
+    """One GGUF: a whole copy of it if there is one, else its pieces in order."""
+    whole = [member for member in members if member.number is None]
     if whole:
         return (whole[0],)
-    pieces = sorted(models, key=lambda member: member.number or 0)
+    pieces = sorted(members, key=lambda member: member.number or 0)
     numbers = [piece.number or 0 for piece in pieces]
     if numbers != list(range(numbers[0], numbers[0] + len(numbers))) or numbers[0] > 1:
-        raise SourceError(f"{package}: pieces of {bases[0]} are missing or repeated (found {numbers})")
+        raise SourceError(f"{package}: pieces of {pieces[0].base} are missing or repeated (found {numbers})")
     return tuple(pieces)
 
 

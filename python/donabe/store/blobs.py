@@ -131,7 +131,7 @@ class BlobStore:
 
     def touch(self, digest: Digest) -> None:
         """Restart the blob's grace period, because something is about to refer to it."""
-        with contextlib.suppress(FileNotFoundError), store_errors(self.layout.root):
+        with store_errors(self.layout.root), contextlib.suppress(FileNotFoundError):
             os.utime(self.layout.blob(digest))
 
     def writer(self) -> BlobWriter:
@@ -193,7 +193,7 @@ class BlobStore:
     def remove(self, digest: Digest) -> int:
         """Remove a blob; returns the bytes freed (0 if it was not there)."""
         path = self.layout.blob(digest)
-        with contextlib.suppress(FileNotFoundError), store_errors(self.layout.root):
+        with store_errors(self.layout.root), contextlib.suppress(FileNotFoundError):
             size = path.stat().st_size
             path.unlink()
             return size

@@ -13,7 +13,7 @@ from donabe.errors import DonabeError, InvalidNameError, ModelFileError, ModelNo
 from donabe.store.models import ModelStore, ReadOnlyModels
 from donabe.store.names import ModelName
 from donabe.store.specs import plain_spec
-from donabe.store.summary import require_model, summarize
+from donabe.store.summary import require_set, summarize
 from donabe.types import ModelSpec
 
 _SPLIT_NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -127,6 +127,5 @@ def file_spec(path: Path, name: str = "") -> ModelSpec:
         ModelFileError: It is not a usable model.
     """
     path = path.absolute()
-    paths = split_set(path)
-    summary = require_model(paths[0])
+    paths, summary = require_set(split_set(path))
     return plain_spec(name or path.name, paths, summary)

@@ -71,8 +71,15 @@ def check(reader: GgufReader) -> None:
     check_split(reader)
 
 
+def is_later_part(reader: GgufReader) -> bool:
+    """Whether this is a file of a split set after the first: it has tensors, and the metadata is in the first."""
+    return reader.integer("split.count") > 1 and reader.integer("split.no") > 0
+
+
 def check_identity(reader: GgufReader) -> None:
     entry = reader.entries.get("general.architecture")
+    if entry is None and is_later_part(reader):
+        return
     if entry is None:
         raise reader.error("general.architecture is missing")
     if entry.is_array or entry.item != tables.STRING:

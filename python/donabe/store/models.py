@@ -180,7 +180,7 @@ class ModelStore:
         if not self.layout.manifest(canonical).is_file() and self._is_foreign(canonical):
             raise StoreError(
                 f"{canonical.short} belongs to another program's store",
-                hint=f"pull it, or make it a model of yours: donabe create NAME with a Modelfile FROM {canonical.short}",
+                hint=f"pull it, or create a model of your own with a Modelfile FROM {canonical.short}",
             )
         return self.read_manifest(name)
 

@@ -17,7 +17,7 @@ from donabe.store.capabilities import model_capabilities
 from donabe.store.digest import Digest
 from donabe.store.manifests import Layer, Manifest
 from donabe.store.names import ModelName
-from donabe.store.summary import GgufSummary, human_count, require_model, summarize
+from donabe.store.summary import GgufSummary, human_count, require_set, summarize
 from donabe.types import AdapterSpec, Capability, JsonObject, Message, ModelDetails, ModelSpec
 
 _KNOWN: frozenset[str] = frozenset(
@@ -101,8 +101,7 @@ def build_spec(
     """
     config = ModelConfig.decode(blobs.read_small(manifest.config.digest))
     models = manifest.of_kind("model")
-    paths = tuple(str(blobs.path(layer.digest)) for layer in models[-1:])
-    summary = _summary(paths, strict=strict)
+    paths, summary = _model_files(blobs, models, strict=strict)
     if strict and not paths:
         raise _nothing_to_load(name, manifest, config)
     projectors = [str(blobs.path(layer.digest)) for layer in manifest.of_kind("projector")]
@@ -153,15 +152,24 @@ def plain_spec(name: str, paths: Sequence[Path], summary: GgufSummary, projector
     )
 
 
-def _summary(paths: tuple[str, ...], *, strict: bool) -> GgufSummary | None:
-    if not paths:
-        return None
+def _model_files(
+    blobs: BlobStore, models: Sequence[Layer], *, strict: bool
+) -> tuple[tuple[str, ...], GgufSummary | None]:
+    """The last model layer; of a model stored as a split set, every layer, in the order of the set."""
+    if not models:
+        return (), None
+    paths = [blobs.path(layer.digest) for layer in models[-1:]]
     try:
-        return require_model(paths[0])
+        n_splits = summarize(paths[0]).n_splits
+        if n_splits > 1:
+            every = dict.fromkeys(blobs.path(layer.digest) for layer in models)
+            paths = [path for path in every if summarize(path).n_splits == n_splits]
+        found, summary = require_set(paths)
     except ModelFileError:
         if strict:
             raise
-        return None
+        return tuple(map(str, paths)), None
+    return tuple(map(str, found)), summary
 
 
 def _nothing_to_load(name: ModelName, manifest: Manifest, config: ModelConfig) -> StoreError:

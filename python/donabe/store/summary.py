@@ -11,8 +11,8 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from donabe.errors import ModelFileError
@@ -31,9 +31,10 @@ class GgufSummary:
     """Facts from a validated GGUF's header."""
 
     architecture: str
-    kind: str  # model, adapter, projector, or vocab (no tensors)
+    kind: str  # model, adapter, projector, part (of a split model, not the first file), or vocab (no tensors)
     name: str
     n_params: int
+    is_counted: bool  # n_params counts the tensors of this file; otherwise the metadata says it
     file_type: str
     context_length: int
     embedding_length: int
@@ -86,11 +87,39 @@ def require_model(path: str | os.PathLike[str]) -> GgufSummary:
         what = {
             "adapter": "a LoRA adapter",
             "projector": "a projector (mmproj)",
+            "part": "a later file of a split model",
             "vocab": "a vocabulary without weights",
         }
         name = Path(path).name
         raise ModelFileError(f"{name}: this GGUF is {what[summary.kind]}, not a model", path=name)
     return summary
+
+
+def require_set(paths: Sequence[str | os.PathLike[str]]) -> tuple[tuple[Path, ...], GgufSummary]:
+    """The files of one model in the order they are loaded, and what is known of them together.
+
+    Args:
+        paths: A file, or all files of a split set in any order.
+
+    Raises:
+        ModelFileError: As `require_model`, or the files are not one whole set.
+    """
+    parts = sorted(((summarize(path), Path(path)) for path in paths), key=lambda part: part[0].split_number)
+    first, path = parts[0]
+    numbers = [summary.split_number for summary, _ in parts]
+    if any(summary.n_splits != first.n_splits for summary, _ in parts) or len(parts) > first.n_splits:
+        raise ModelFileError(f"{path.name}: these {len(parts)} files are not one split model", path=path.name)
+    if numbers != list(range(first.n_splits)):
+        found = ", ".join(str(number + 1) for number in numbers[:20])
+        raise ModelFileError(
+            f"{path.name}: the model is split into {first.n_splits} files, and only file {found} is here",
+            path=path.name,
+            hint="get all files of the set",
+        )
+    first = require_model(path)
+    if len(parts) > 1 and first.is_counted:
+        first = replace(first, n_params=sum(summary.n_params for summary, _ in parts))
+    return tuple(path for _, path in parts), first
 
 
 def human_count(count: int) -> str:
@@ -114,11 +143,13 @@ def _summarize(reader: GgufReader) -> GgufSummary:
     arch = reader.architecture
     file_type = reader.integer("general.file_type", -1)
     template = reader.text("tokenizer.chat_template")
+    declared = reader.integer("general.parameter_count")
     return GgufSummary(
         architecture=arch,
         kind=_kind(reader, arch),
         name=reader.text("general.name"),
-        n_params=reader.integer("general.parameter_count") or sum(tensor.n_elements for tensor in reader.tensors),
+        n_params=declared or sum(tensor.n_elements for tensor in reader.tensors),
+        is_counted=not declared,
         file_type=gguf_tables.FILE_TYPES.get(file_type, "unknown"),
         context_length=reader.integer(f"{arch}.context_length"),
         embedding_length=reader.integer(f"{arch}.embedding_length"),
@@ -137,7 +168,9 @@ def _kind(reader: GgufReader, arch: str) -> str:
     has_blocks = f"{arch}.block_count" in reader.entries
     if declared in {"projector", "mmproj"} or (arch == "clip" and not has_blocks):
         return "projector"
-    return "model" if reader.tensors else "vocab"
+    if gguf_rules.is_later_part(reader):
+        return "part"
+    return "model" if reader.tensors or reader.integer("split.count") > 1 else "vocab"
 
 
 def _capabilities(reader: GgufReader, arch: str, template: str) -> tuple[Capability, ...]:

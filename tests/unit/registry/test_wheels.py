@@ -12,9 +12,15 @@ from tests.fakes.registry_gguf import tiny_model
 from tests.fakes.registry_packages import make_wheel
 
 from donabe.errors import SourceError, VerificationError
-from donabe.registry.wheels import find_model, open_archive, read_member
+from donabe.registry import wheels as reading
+from donabe.registry.wheels import PackedModel, open_archive, read_member
 
 MODEL = tiny_model().encode()
+
+
+def find_model(wheels: list[Path], package: str) -> PackedModel:
+    (model,) = reading.find_model(wheels, package)
+    return model
 
 
 def _write(path: Path, data: bytes) -> Path:
@@ -107,3 +113,20 @@ def test_understated_size_is_refused(tmp_path: Path) -> None:
     model = find_model([_write(tmp_path / "a.whl", bytes(data))], "a")
     with pytest.raises(VerificationError):
         list(read_member(model.pieces[0]))
+
+
+def test_split_set_is_found_in_order_over_several_wheels(tmp_path: Path) -> None:
+    names = [f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    wheels = [
+        _write(tmp_path / "b.whl", make_wheel("b", {names[2]: b"C", names[0]: b"A"})),
+        _write(tmp_path / "a.whl", make_wheel("a", {f"{names[1]}.part0": b"B", f"{names[1]}.part1": b"B"})),
+    ]
+    found = reading.find_model(wheels, "m")
+    assert [model.file_name for model in found] == names
+    assert [model.size for model in found] == [1, 2, 1]
+
+
+def test_two_split_sets_are_several_models(tmp_path: Path) -> None:
+    names = ("a-00001-of-00002.gguf", "b-00001-of-00002.gguf")
+    with pytest.raises(SourceError, match="several models"):
+        find_model([_write(tmp_path / "a.whl", make_wheel("a", dict.fromkeys(names, MODEL)))], "a")

@@ -8,17 +8,20 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.fakes.registry_gguf import text, tiny_model, u32
+from tests.fakes.registry_gguf import split_model, text, tiny_model, u32
 from tests.fakes.registry_store import add_config, add_layer, add_model
 
 from donabe.errors import DiskFullError, InvalidNameError, ModelFileError, ModelNotFoundError, StoreError
 from donabe.store.blobs import BlobWriter
+from donabe.store.check import check_store
 from donabe.store.digest import Digest
 from donabe.store.files import store_error, write_atomically
 from donabe.store.foreign import HuggingFaceModels, OllamaModels, file_spec, foreign_models
 from donabe.store.layout import StoreLayout
+from donabe.store.manifests import Manifest
 from donabe.store.models import ModelStore
 from donabe.store.names import ModelName
+from donabe.store.summary import require_model
 
 
 @pytest.fixture
@@ -146,8 +149,6 @@ def test_manifest_without_its_blobs_is_not_written(store: ModelStore) -> None:
 def test_models_that_cannot_run_here_say_why(
     store: ModelStore, layers: tuple[str, ...], config: dict[str, object], words: str
 ) -> None:
-    from donabe.store.manifests import Manifest
-
     manifest = Manifest(add_config(store, **config), tuple(add_layer(store, kind, b"x") for kind in layers))
     store.write_manifest(ModelName.parse("m"), manifest.encode())
     with pytest.raises(StoreError, match=words):
@@ -462,3 +463,47 @@ def test_resolve_takes_a_file_only_where_files_are_allowed(tmp_path: Path) -> No
     assert ModelStore(tmp_path / "store", allow_files=True).resolve(str(path)).paths == (str(path),)
     with pytest.raises(InvalidNameError):
         ModelStore(tmp_path / "store").resolve(str(path))
+
+
+# --- models stored as split sets -------------------------------------------------------------------------------------
+
+
+def test_model_of_several_layers_is_its_split_set_in_order(store: ModelStore) -> None:
+    parts = split_model(3)
+    layers = [add_layer(store, "model", parts[index]) for index in (2, 0, 1)]
+    config = add_config(store, model_format="gguf")
+    store.write_manifest(ModelName.parse("big"), Manifest(config, tuple(layers)).encode())
+    spec = store.resolve("big")
+    assert [Path(path).read_bytes() for path in spec.paths] == parts
+    assert (spec.details.parameter_size, spec.details.family) == ("36", "llama")
+    assert check_store(store) == ()
+
+
+def test_split_set_with_a_layer_missing_is_refused_and_still_listed(store: ModelStore) -> None:
+    layers = [add_layer(store, "model", part) for part in split_model(3)[:2]]
+    config = add_config(store, model_format="gguf")
+    store.write_manifest(ModelName.parse("big"), Manifest(config, tuple(layers)).encode())
+    with pytest.raises(ModelFileError, match="split into 3 files, and only file 1, 2 is here"):
+        store.resolve("big")
+    assert [spec.name for spec in store.list()] == ["big:latest"]
+
+
+def test_of_several_whole_models_the_last_counts(store: ModelStore) -> None:
+    layers = [add_layer(store, "model", tiny_model(general__name=text(name)).encode()) for name in ("a", "b")]
+    store.write_manifest(ModelName.parse("two"), Manifest(add_config(store), tuple(layers)).encode())
+    assert store.resolve("two").paths == (str(store.layout.blob(layers[1].digest)),)
+
+
+def test_later_file_of_a_set_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(split_model(2)[1])
+    with pytest.raises(ModelFileError, match="a later file of a split model"):
+        require_model(path)
+
+
+def test_damaged_model_can_be_deleted(store: ModelStore) -> None:
+    digest = add_model(store, "m", system=b"x")
+    store.layout.blob(digest).unlink()
+    store.blobs.touch(digest)
+    store.delete("m")
+    assert list(store.blobs.files()) == []

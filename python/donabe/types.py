@@ -62,6 +62,8 @@ class LoadOptions(_Value, frozen=True, kw_only=True):
     swa_full: bool = False
     embedding: bool = False  # load for embeddings instead of generation
     pooling: str | None = None  # none, mean, cls, last, rank; None = the model's own
+    draft: str | None = None  # GGUF of a draft model; None = the one the model names, if any; "" = none
+    n_draft_max: int | None = None  # tokens guessed for a sequence in one step; 0 = no speculation
     prefix_cache: bool = True
     prefix_cache_ram_bytes: int | None = None  # 0 = off
     prefix_cache_disk_bytes: int | None = None  # all models together; 0 = off

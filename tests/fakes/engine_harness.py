@@ -7,6 +7,7 @@ from collections import defaultdict
 import numpy as np
 from tests.fakes import native
 
+from donabe.engine.draft_model import DraftModel
 from donabe.engine.engine import Engine
 from donabe.engine.options import EngineOptions
 from donabe.engine.request import EngineRequest, SequenceOutput
@@ -30,6 +31,8 @@ class EngineHarness:
         n_batch: int = 64,
         n_seq_max: int = 12,
         disk=None,
+        draft: native.FakeModel | None = None,
+        n_lanes: int = 4,
         **options,
     ) -> None:
         self.model = model or fake_model(kind)
@@ -38,6 +41,12 @@ class EngineHarness:
             self.model, n_ctx=n_ctx, n_batch=n_batch, n_seq_max=n_seq_max, clock=self.clock
         )
         self.samplers = native.SamplerSet(self.model)
+        self.draft = None
+        if draft is not None:
+            self.draft_context = native.FakeContext(
+                draft, n_ctx=n_ctx, n_batch=n_batch, n_seq_max=n_lanes, clock=self.clock
+            )
+            self.draft = DraftModel(native, draft, self.draft_context)
         options.setdefault("n_parallel", 4)
         self.engine = Engine(
             self.model,
@@ -48,6 +57,7 @@ class EngineHarness:
             clock=self.clock,
             native=native,
             disk=disk,
+            draft=self.draft,
         )
         self.published: list[list[SequenceOutput]] = []
         self.tokens: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))

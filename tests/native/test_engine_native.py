@@ -248,6 +248,37 @@ def test_speculation_keeps_the_text(path, plain):
     bench.answer(loop, max_tokens=120).assert_equals(plain(loop, max_tokens=120))
 
 
+def run_to_end(engine: Engine, requests: dict[str, list[int]], n: int) -> None:
+    for request_id, tokens in requests.items():
+        params = {"temperature": 0.0}
+        array = np.array(tokens, np.int32)
+        engine.submit(
+            EngineRequest(request_id=request_id, tokens=array, max_tokens=n, ignore_eos=True, sampler_params=params)
+        )
+    while engine.has_work():
+        engine.step()
+        engine.check()
+
+
+@pytest.mark.parametrize("kind", ["dense", "iswa"])
+@pytest.mark.parametrize("n_requests", [1, 3])
+def test_draft_model_keeps_the_text(path, n_requests):
+    """The model drafts for itself, so that nearly every guess is right."""
+    requests = {str(i): [*prompt(60), *prompt(20, i + 1)] for i in range(n_requests)}
+    answers = []
+    for draft in (None, _core.Model(path)):
+        outputs: list[SequenceOutput] = []
+        options = LoadOptions(n_threads=1, n_ctx=2048, n_parallel=3, flash_attention=False)
+        engine = build_engine(_core.Model(path), options, outputs.extend, draft=draft, n_draft_max=4)
+        engine._speculation._step_time = lambda _: 1.0  # rows cost nothing: as much as possible is guessed
+        run_to_end(engine, requests, 80)
+        answers.append({i: [t for o in outputs if o.request_id == i for t in o.tokens] for i in requests})
+    assert answers[0] == answers[1]
+    status = engine.status()
+    assert status.n_draft_tokens > 20 * n_requests
+    assert status.n_draft_accepted > 0.9 * status.n_draft_tokens
+
+
 @pytest.mark.parametrize("kind", ["dense"])
 def test_compaction_keeps_cached_prefixes_exact(path, plain):
     bench = Bench(path, n_ctx=4096, cache_ram_bytes=0)

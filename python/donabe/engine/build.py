@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from donabe.engine.api import Publish
 from donabe.engine.disk_tier import DiskTier
+from donabe.engine.draft_model import DraftModel
 from donabe.engine.engine import Engine
 from donabe.engine.fingerprint import state_fingerprint
 from donabe.engine.kinds import MemoryKind, memory_kind
@@ -30,6 +31,7 @@ N_UBATCH = 512
 CACHE_RAM_BYTES = 256 * MIB
 CACHE_DISK_BYTES = 2_000_000_000
 N_DRAFT_MAX = 4  # guesses a step and sequence; the engine makes them only while they pay
+N_MODEL_DRAFT_MAX = 8  # with a draft model
 MIN_POOL_CELLS = 4096
 CELLS_PER_SEQUENCE = 4096  # automatic pool: so many for each sequence that may run, if memory allows
 POOL_BYTES = 512 * MIB  # automatic pool: at most the larger of this and the model's own size ...
@@ -58,12 +60,14 @@ def build_engine(
     publish: Publish,
     *,
     adapters: tuple[tuple[Adapter, float], ...] = (),
-    cache_ram_bytes: int | None = None,
     paths: Sequence[str] = (),
-    n_draft_max: int = N_DRAFT_MAX,
+    n_draft_max: int | None = None,
+    draft: Model | None = None,
     native: Any = None,
 ) -> Engine:
     """An engine with a warm context. The disk tier needs the paths of the model's files, to tell models apart.
+
+    A draft model must have passed `draft_model.why_unfit`.
 
     Raises:
         CapabilityError: The model has no decoder with a memory, so it can't generate.
@@ -77,6 +81,8 @@ def build_engine(
         raise CapabilityError(
             f"{model.description} can't generate text", capability="completion", hint="use it for embeddings"
         )
+    if n_draft_max is None:
+        n_draft_max = _n_draft_max(options, draft)
     size = pool_size(model, kind, options, n_draft_max, _free_bytes(native), native.max_sequences())
     context = native.Context(model, _context_params(native, options, size))
     if adapters:
@@ -87,14 +93,42 @@ def build_engine(
         n_parallel=size.n_parallel,
         n_ctx_per_request=size.n_ctx_per_request,
         prefix_cache=options.prefix_cache,
-        cache_ram_bytes=_cache_ram_bytes(options) if cache_ram_bytes is None else cache_ram_bytes,
+        cache_ram_bytes=_cache_ram_bytes(options),
         max_step_latency_s=options.max_step_latency_s,
         n_draft_max=n_draft_max,
         adapters_key=";".join(f"{adapter.path}*{scale}" for adapter, scale in adapters),
     )
     samplers = native.SamplerSet(model, min(4, native.n_physical_cores()))
     disk = _open_disk_tier(native, model, context, options, kind, paths, adapters)
-    return Engine(model, context, samplers, engine_options, publish, native=native, disk=disk)
+    guesser = _draft_model(native, draft, options, size) if draft is not None and n_draft_max else None
+    return Engine(model, context, samplers, engine_options, publish, native=native, disk=disk, draft=guesser)
+
+
+def _n_draft_max(options: LoadOptions, draft: Model | None) -> int:
+    given = _given("n_draft_max", options.n_draft_max, 0, 64)
+    if given is not None:
+        return given
+    return N_DRAFT_MAX if draft is None else N_MODEL_DRAFT_MAX
+
+
+def _draft_model(native: Any, draft: Model, options: LoadOptions, size: PoolSize) -> DraftModel:
+    """A lane for each sequence that may run, as many cells as the large model has, and whole sliding windows: lanes
+    are cut back wherever guesses were wrong."""
+    n_batch = max(N_UBATCH, 4 * size.n_parallel)
+    params = native.ContextParams(
+        n_ctx=size.n_ctx,
+        n_batch=n_batch,
+        n_ubatch=min(N_UBATCH, n_batch),
+        n_seq_max=size.n_parallel,
+        n_outputs_max=size.n_parallel,
+        n_threads=options.n_threads or 0,
+        n_threads_batch=options.n_threads or 0,
+        swa_full=True,
+    )
+    context = native.Context(draft, params)
+    context.warm_up()
+    log.info("%s drafts, %d cells", draft.description, context.n_ctx)
+    return DraftModel(native, draft, context)
 
 
 def _cache_ram_bytes(options: LoadOptions) -> int:

@@ -19,11 +19,12 @@ from donabe.engine.api import Publish
 from donabe.engine.budget import RowTimes, StepBudget
 from donabe.engine.compaction import Compactor
 from donabe.engine.disk_tier import DiskTier
+from donabe.engine.draft_model import DraftModel
 from donabe.engine.intake import build_call
 from donabe.engine.kinds import memory_kind
 from donabe.engine.lanes import Lanes
 from donabe.engine.options import EngineOptions
-from donabe.engine.plan import Plan
+from donabe.engine.plan import Draft, Plan
 from donabe.engine.prefix_cache import PrefixCache
 from donabe.engine.ram_tier import RamTier
 from donabe.engine.request import EngineRequest, SequenceOutput
@@ -51,7 +52,7 @@ _REASONS = (None, FinishReason.STOP, FinishReason.STOP, FinishReason.LENGTH, Fin
 class Engine:
     """Generation over one context; implements `donabe.engine.api.EngineApi`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - collaborators; everything that is a number is in `options`
         self,
         model: Model,
         context: Context,
@@ -62,6 +63,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         native: Any = None,
         disk: DiskTier | None = None,
+        draft: DraftModel | None = None,
     ) -> None:
         if native is None:
             from donabe import _core as native
@@ -87,12 +89,10 @@ class Engine:
         )
         self._budget = StepBudget(context.n_batch, options.max_step_latency_s, options.max_prefill_step_s)
         self._row_times = RowTimes()
+        self._draft = draft
+        self._speculation = Speculation(options.n_draft_max if kind.can_draft else 0, self._row_times, draft)
         self._scheduler = Scheduler(
-            self._cache,
-            self._budget,
-            options,
-            n_batch=context.n_batch,
-            speculation=Speculation(options.n_draft_max if kind.can_draft else 0, self._row_times),
+            self._cache, self._budget, options, n_batch=context.n_batch, speculation=self._speculation
         )
         self._counters = Counters()
         self._compactor = Compactor(self._cache, context.memory) if kind.any_point else None
@@ -170,8 +170,9 @@ class Engine:
         )
 
     def memory_breakdown(self) -> list[tuple[str, int, int, int]]:
-        """What the context has reserved, as `_core.Context.memory_breakdown`; only before the engine thread runs."""
-        return self._context.memory_breakdown()
+        """What the contexts have reserved, as `_core.Context.memory_breakdown`; only before the engine thread runs."""
+        drafting = self._draft.memory_breakdown() if self._draft is not None else []
+        return self._context.memory_breakdown() + drafting
 
     # --- engine thread ---
 
@@ -183,6 +184,7 @@ class Engine:
         if plan.is_empty:
             self._flush()
             return False
+        draft_s = self._draft.complete(plan) if self._draft is not None else 0.0
         self._fill_batch(plan)
         try:
             result = self._context.decode_and_sample(self._batch, self._samplers)
@@ -196,7 +198,7 @@ class Engine:
             raise
         now = self._clock()
         self._update(plan, result, now)
-        self._count(plan, result, started)
+        self._count(plan, result, started, draft_s)
         self._flush()
         return True
 
@@ -291,7 +293,7 @@ class Engine:
             if sequence is None:
                 continue  # its request failed with a sibling earlier in this loop
             if seq_id in drafted:
-                self._learn(sequence, len(drafted[seq_id].tokens) - 1, len(new), now)
+                self._learn(drafted[seq_id], len(new), now)
             sequence.buffer.extend(new)
             sequence.n_output += len(new)
             if sequence.first_token is None:
@@ -309,15 +311,15 @@ class Engine:
             if sequence.n_total >= self._n_ctx:
                 self._shift(sequence, now)
 
-    def _learn(self, sequence: Sequence, n_drafted: int, n_new: int, now: float) -> None:
+    def _learn(self, draft: Draft, n_new: int, now: float) -> None:
         """n_new - 1 guesses were right; as many rows plus the known token's are computed and stay in memory."""
+        sequence, n_drafted = draft.sequence, len(draft.tokens) - 1
         self._scheduler.advance(sequence, n_new, now)
         sequence.n_drafted += n_drafted
         sequence.n_accepted += n_new - 1
         self._counters.n_draft_tokens += n_drafted
         self._counters.n_draft_accepted += n_new - 1
-        if sequence.drafter is not None:
-            sequence.drafter.observe(n_drafted, n_new - 1)
+        self._speculation.observe(sequence, n_drafted, n_new - 1, is_model=draft.is_model)
 
     def _shift(self, sequence: Sequence, now: float) -> None:
         self._lanes.export(sequence, sequence.seq_id)
@@ -381,10 +383,11 @@ class Engine:
             outputs, self._outputs = self._outputs, []
             self._publish(outputs)
 
-    def _count(self, plan: Plan, result: StepResult, started: float) -> None:
+    def _count(self, plan: Plan, result: StepResult, started: float, draft_s: float) -> None:
+        """`draft_s`: the draft model's part of the step, which rows cost no more for."""
         counters = self._counters
         native_s = result.decode_s + result.sample_s
-        self._budget.observe(plan.n_rows, plan.n_prefill, native_s)
+        self._budget.observe(plan.n_rows, plan.n_prefill, native_s + draft_s)
         if not plan.chunks:
             self._row_times.observe(plan.n_rows, native_s)
         counters.n_steps += 1
@@ -392,7 +395,7 @@ class Engine:
         counters.n_cached_tokens += sum(s.n_cached for s in plan.admitted if not s.n_preempted)
         step_s = self._clock() - started
         counters.step_s += step_s
-        counters.python_s += max(step_s - native_s, 0.0)
+        counters.python_s += max(step_s - native_s - draft_s, 0.0)
 
     def check(self) -> None:
         """Assert that requests, lanes, tree and native memory agree; for tests and debugging."""

@@ -20,10 +20,11 @@ class Chunk:
 
 @dataclass(slots=True)
 class Draft:
-    """A decode row with guessed tokens after it: tokens[0] is the known one."""
+    """A decode row with guessed tokens after it: tokens[0] is the known one. `is_model`: a draft model guessed."""
 
     sequence: Sequence
     tokens: Int32Array
+    is_model: bool = False
 
 
 @dataclass(slots=True)
@@ -37,7 +38,10 @@ class Moved:
 
 @dataclass(slots=True)
 class Plan:
-    """One step. The sampler set has to follow `moved`, `preempted`, `ended` and `admitted`, in this order."""
+    """One step. The sampler set has to follow `moved`, `preempted`, `ended` and `admitted`, in this order.
+
+    `guessing`: decode rows for which the draft model is asked for so many tokens; they end in `drafts` or `decode`.
+    """
 
     moved: list[Moved] = field(default_factory=list)
     preempted: list[tuple[Sequence, int]] = field(default_factory=list)  # with the id each had
@@ -45,6 +49,7 @@ class Plan:
     admitted: list[Sequence] = field(default_factory=list)
     decode: list[Sequence] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
+    guessing: list[tuple[Sequence, int]] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
 
     @property
@@ -58,4 +63,4 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.decode or self.drafts or self.chunks)
+        return not (self.decode or self.drafts or self.guessing or self.chunks)

@@ -79,14 +79,23 @@ class Scheduler:
             return
         n_spare = min(self._n_batch - len(rows) - plan.n_prefill, self._cache.n_free - len(rows) - plan.n_prefill)
         n_rows = len(rows)
+        plain: list[Sequence] = []
         for sequence in rows:
             guess = self._speculation.draft(sequence, n_rows, n_spare)
             if guess is None:
-                plan.decode.append(sequence)
+                plain.append(sequence)
             else:
                 n_spare -= len(guess) - 1
                 n_rows += len(guess) - 1
                 plan.drafts.append(Draft(sequence, guess))
+        if not plain or not self._speculation.has_model:
+            plan.decode = plain
+            return
+        for sequence, n in zip(plain, self._speculation.model_lengths(plain, n_rows, n_spare), strict=True):
+            if n:
+                plan.guessing.append((sequence, n))
+            else:
+                plan.decode.append(sequence)
 
     def _plan_prefill(self, plan: Plan, n_rows: int, now: float) -> None:
         prefilling = [s for s in self.running if s.n_remaining > 1]

@@ -55,6 +55,7 @@ class Sequence:
         "first_run",
         "first_token",
         "following",
+        "guesser",
         "index",
         "n_accepted",
         "n_cached",
@@ -91,7 +92,8 @@ class Sequence:
         self.following: tuple[Sequence, int] | None = None  # wait until that sequence has computed that many tokens
         self.output_state: SequenceOutputState | None = None  # while preempted
         self.saved: Saved | None = None  # while preempted: state of its computed tokens
-        self.drafter: Drafter | None = None
+        self.drafter: Drafter | None = None  # of prompt lookup
+        self.guesser: Drafter | None = None  # of the draft model
         self.first_run: float | None = None
         self.first_token: float | None = None
 

@@ -49,6 +49,8 @@ class LoadKwargs(TypedDict, total=False):
     swa_full: bool
     embedding: bool
     pooling: str | None
+    draft: str | None
+    n_draft_max: int | None
     prefix_cache: bool
     prefix_cache_ram_bytes: int | None
     prefix_cache_disk_bytes: int | None

@@ -21,7 +21,9 @@ from donabe import _core
 from donabe.chat.prompt import PromptBuilder
 from donabe.engine.api import EngineApi, Publish
 from donabe.engine.build import N_PARALLEL, build_engine
+from donabe.engine.draft_model import why_unfit
 from donabe.engine.engine import Engine
+from donabe.engine.kinds import memory_kind
 from donabe.errors import InvalidRequestError, ModelFileError
 from donabe.runner.embedder import Embedder
 from donabe.settings import default_home
@@ -48,6 +50,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "prefix_cache_ram_bytes": (0, 1 << 50),
     "prefix_cache_disk_bytes": (0, 1 << 50),
     "max_step_latency_s": (0.001, 3600.0),
+    "n_draft_max": (0, 64),
 }
 
 
@@ -91,10 +94,12 @@ class Loaded:
         model = self._model
         if options.embedding or model.memory_kind == "none" or not model.has_decoder:
             return None
+        draft = _load_draft(model, self._spec, options)
         adapters = tuple((model.load_adapter(adapter.path), adapter.scale) for adapter in self._spec.adapters)
         if options.prefix_cache_home is None:
             options = msgspec.structs.replace(options, prefix_cache_home=str(default_home()))
-        return build_engine(model, options, self._outputs, adapters=adapters, paths=self._spec.paths)
+        paths = self._spec.paths
+        return build_engine(model, options, self._outputs, adapters=adapters, paths=paths, draft=draft)
 
     def _open_context(self, arguments: dict[str, Any]) -> _core.Context:
         return _core.Context(self._model, _core.ContextParams(**arguments))
@@ -169,6 +174,32 @@ def load_model(spec: ModelSpec, options: LoadOptions, report: ReportProgress | N
     if report is not None:
         report(1.0, "context")
     return Loaded(model, spec, options)
+
+
+def _load_draft(model: _core.Model, spec: ModelSpec, options: LoadOptions) -> _core.Model | None:
+    """The draft model that the caller or the model names; None, with a warning, when it can't guess for this one.
+
+    Raises:
+        ModelFileError: Its file does not exist.
+        LoadError: The native side refused it.
+    """
+    path = spec.draft if options.draft is None else options.draft
+    if not path or options.n_draft_max == 0:
+        return None
+    name = os.path.basename(path)
+    if not os.path.isfile(path):
+        hint = "pull the model again" if options.draft is None else "give the path of a GGUF file"
+        raise ModelFileError(f"draft model file {name} does not exist", path=name, hint=hint)
+    if not memory_kind(model.memory_kind, model.n_swa).can_draft:
+        logger.warning("%s: no draft model: the %s memory can't take guesses back", spec.name, model.memory_kind)
+        return None
+    draft = _core.Model([path], _model_params(options))
+    reason = why_unfit(model, draft)
+    if reason is not None:
+        logger.warning("%s: the draft model %s is not used: %s", spec.name, name, reason)
+        draft.close()
+        return None
+    return draft
 
 
 def check_options(options: LoadOptions) -> None:

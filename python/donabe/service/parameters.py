@@ -46,6 +46,7 @@ _TABLE = (
     Parameter("num_gpu", "integer", "load", "n_gpu_layers", -1, 10_000),  # -1 = automatic
     Parameter("main_gpu", "integer", "load", "main_gpu", 0, 255),
     Parameter("num_thread", "integer", "load", "n_threads", 0, 1024),  # 0 = automatic
+    Parameter("draft_num_predict", "integer", "load", "n_draft_max", 0, 64),  # 0 = no speculation
     Parameter("use_mmap", "boolean", "load", "use_mmap"),
     Parameter("use_mlock", "boolean", "load", "use_mlock"),
     # sampling

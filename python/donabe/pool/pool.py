@@ -17,13 +17,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from donabe.errors import ServerBusyError
+from donabe.errors import LoadError, ServerBusyError
 from donabe.pool.contracts import Clock, StartRunner
 from donabe.pool.crashes import CrashBackoff
+from donabe.pool.fallbacks import TIGHT_SHARE, smaller_ways
 from donabe.pool.resident import Identity, Resident, ResidentInfo, identity_of, satisfies
 from donabe.runner.api import ModelRunner
 from donabe.types import LoadOptions, ModelSpec
@@ -47,13 +48,14 @@ class PoolLimits:
 class Lease:
     """The right to use a runner. Release it exactly when the request's last event was read or given up; idempotent."""
 
-    __slots__ = ("_pool", "_resident", "load_s", "runner")
+    __slots__ = ("_pool", "_resident", "load_s", "note", "runner")
 
     def __init__(self, pool: ModelPool, resident: Resident, runner: ModelRunner, load_s: float) -> None:
         self._pool = pool
         self._resident: Resident | None = resident
         self.runner = runner
         self.load_s = load_s
+        self.note = resident.note
 
     def release(self) -> None:
         resident, self._resident = self._resident, None
@@ -62,11 +64,23 @@ class Lease:
 
 
 class ModelPool:
-    """The resident models of one server."""
+    """The resident models of one server.
 
-    def __init__(self, start_runner: StartRunner, *, limits: PoolLimits, clock: Clock = time.monotonic) -> None:
+    Args:
+        free_bytes: Memory a new model could have now; without it memory is not planned.
+    """
+
+    def __init__(
+        self,
+        start_runner: StartRunner,
+        *,
+        limits: PoolLimits,
+        clock: Clock = time.monotonic,
+        free_bytes: Callable[[], int] | None = None,
+    ) -> None:
         self._start_runner = start_runner
         self._limits = limits
+        self._free_bytes = free_bytes
         self._clock = clock
         self._residents: dict[Identity, Resident] = {}
         self._load_turn = asyncio.Lock()
@@ -170,8 +184,9 @@ class ModelPool:
         try:
             async with self._load_turn:
                 await self._make_room()
+                await self._make_memory(resident.spec)
                 started = self._clock()
-                resident.runner = await self._start_runner(resident.spec, resident.options)
+                resident.runner = await self._start(resident)
                 self.n_loads += 1
         except asyncio.CancelledError:  # only close() cancels loads; the waiters were not cancelled
             self._forget(resident)
@@ -187,6 +202,54 @@ class ModelPool:
             return
         resident.expires_at = now + resident.keep_alive_s
         self._arm_timer()
+
+    async def _start(self, resident: Resident) -> ModelRunner:
+        """Load as asked; where memory is short, without the idle models, then smaller where the user left it open."""
+        spec, options = resident.spec, resident.options
+        try:
+            return await self._start_runner(spec, options)
+        except LoadError as error:
+            if not self._is_tight(spec):
+                raise
+            first_error = error
+        logger.warning("%s did not load with %d MB free: %s", spec.name, self._free_mb(), first_error)
+        await self._retire_all_idle()
+        for smaller, given_up in [(options, ""), *smaller_ways(options)]:
+            try:
+                runner = await self._start_runner(spec, smaller)
+            except LoadError:
+                continue
+            if given_up:
+                resident.note = f"not enough memory for {spec.name}: {given_up}"
+                logger.warning("%s", resident.note)
+            return runner
+        raise first_error
+
+    def _is_tight(self, spec: ModelSpec) -> bool:
+        return self._free_bytes is not None and spec.size_bytes > self._free_bytes() * TIGHT_SHARE
+
+    def _free_mb(self) -> int:
+        return self._free_bytes() // 1_000_000 if self._free_bytes is not None else 0
+
+    async def _make_memory(self, spec: ModelSpec) -> None:
+        """Retire idle models, the least recently used first, until the files of this one fit into free memory."""
+        while self._is_tight(spec):
+            idle = [r for r in self._residents.values() if r.is_idle]
+            if not idle:
+                return
+            victim = min(idle, key=lambda r: r.last_used_at)
+            logger.info("unloading %s to make memory for %s", victim.spec.name, spec.name)
+            self.n_evictions += 1
+            self._retire(victim)
+            await victim.gone.wait()
+
+    async def _retire_all_idle(self) -> None:
+        idle = [r for r in self._residents.values() if r.is_idle]
+        for resident in idle:
+            self.n_evictions += 1
+            self._retire(resident)
+        for resident in idle:
+            await resident.gone.wait()
 
     async def _make_room(self) -> None:
         """Wait until one more model may be resident, retiring the least recently used idle ones."""

@@ -15,6 +15,18 @@ from donabe.types import LoadOptions, ModelInfo, ModelSpec
 # A request that leaves the context to donabe is content with a runner loaded with at least this much.
 AUTOMATIC_N_CTX = 4096
 
+_MATCHED_WHEN_GIVEN = (
+    "n_batch",
+    "n_ubatch",
+    "n_parallel",
+    "main_gpu",
+    "n_threads",
+    "use_mmap",
+    "flash_attention",
+    "n_draft_max",
+)
+_MATCHED_ALWAYS = ("use_mlock", "type_k", "type_v", "swa_full", "pooling", "prefix_cache")
+
 Identity = tuple[object, ...]
 
 
@@ -47,6 +59,7 @@ class Resident:
         keep_alive_s: How long it stays after its last request; `math.inf` is forever.
         expires_at: Clock time of its end; meaningful while idle.
         is_retiring: No new leases; closes when the last one ends.
+        note: What was given up to load it; shown to every request that uses it.
         is_closing: Its runner is being stopped.
         gone: Set when the runner is closed and the slot is free.
     """
@@ -63,6 +76,7 @@ class Resident:
     expires_at: float = math.inf
     is_retiring: bool = False
     is_closing: bool = False
+    note: str = ""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -99,16 +113,22 @@ def satisfies(resident: Resident, wanted: LoadOptions) -> bool:
     loaded = resident.options
     if not _context_suffices(resident, wanted):
         return False
-    for name in ("n_batch", "n_ubatch", "n_parallel", "main_gpu", "n_threads", "use_mmap", "flash_attention"):
+    for name in (
+        "n_batch",
+        "n_ubatch",
+        "n_parallel",
+        "main_gpu",
+        "n_threads",
+        "use_mmap",
+        "flash_attention",
+        "n_draft_max",
+    ):
         value = getattr(wanted, name)
         if value is not None and value != getattr(loaded, name):
             return False
     if wanted.n_gpu_layers is not None and wanted.n_gpu_layers >= 0 and wanted.n_gpu_layers != loaded.n_gpu_layers:
         return False
-    return all(
-        getattr(wanted, name) == getattr(loaded, name)
-        for name in ("use_mlock", "type_k", "type_v", "swa_full", "pooling", "prefix_cache")
-    )
+    return all(getattr(wanted, name) == getattr(loaded, name) for name in _MATCHED_ALWAYS)
 
 
 def _context_suffices(resident: Resident, wanted: LoadOptions) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -58,6 +58,7 @@ class Collaborators:
     pull: PullModel
     read_metadata: ReadMetadata
     start_runner: StartRunner
+    free_bytes: Callable[[], int] | None = None  # memory a new model could have; None plans without it
     creator: ModelCreator | None = None  # without it and `uploads` there are no routes that make models
     uploads: Uploads | None = None
     push: PullModel | None = None
@@ -76,6 +77,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
             max_queue=settings.max_queue,
             keep_alive_s=settings.keep_alive_s,
         ),
+        free_bytes=collaborators.free_bytes,
     )
     defaults = LoadDefaults(
         context_length=settings.context_length,

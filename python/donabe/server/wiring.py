@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import msgspec
+import psutil
 
 from donabe.registry.jobs import Puller, Pusher
 from donabe.registry.sources import options_from
@@ -43,6 +44,7 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
         store=store,
         pull=pull,
         read_metadata=read_metadata,
+        free_bytes=_free_bytes,
         start_runner=partial(_start_runner, deadlines_for(settings), cast("Settings", settings)),
         creator=ModelCreator(store, pull=pull),
         uploads=Uploads(store),
@@ -62,6 +64,11 @@ def deadlines_for(settings: ServerSettings) -> Deadlines:
     """Runner deadlines; without a load limit a stall is given a day."""
     stall_s = settings.load_timeout_s
     return dataclasses.replace(Deadlines(), load_stall_s=stall_s if math.isfinite(stall_s) else 86_400.0)
+
+
+def _free_bytes() -> int:
+    """Memory a new model could have. On a machine with GPUs the runner places layers itself, by their memory."""
+    return int(psutil.virtual_memory().available)
 
 
 async def _start_runner(deadlines: Deadlines, settings: Settings, spec: ModelSpec, options: LoadOptions) -> ModelRunner:

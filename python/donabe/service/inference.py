@@ -301,7 +301,6 @@ class Inference:
                 n_ctx = n_trained
         changes: dict[str, Any] = {
             "n_ctx_per_request": n_ctx,
-            "n_ctx": n_ctx * max(1, defaults.num_parallel) if n_ctx is not None else None,
             "n_parallel": defaults.num_parallel or None,
             "flash_attention": defaults.flash_attention,
             "type_k": defaults.kv_cache_type,
@@ -434,6 +433,6 @@ def _reply(prepared: _Prepared, lease: Lease, events: AsyncIterator[Event]) -> R
         events=events,
         load_s=lease.load_s,
         started_at=prepared.started_at,
-        warnings=prepared.warnings,
+        warnings=(*prepared.warnings, lease.note) if lease.note else prepared.warnings,
         lease=lease,
     )

@@ -287,3 +287,79 @@ async def test_close_ends_a_load_that_is_under_way(make_pool, factory):
     await asyncio.wait_for(pool.close(), 1)
     with pytest.raises(ServerBusyError):
         await waiter
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+class Memory:
+    """Free memory of a machine on which every loaded model takes 100 bytes."""
+
+    def __init__(self, factory: RunnerFactory, total: int) -> None:
+        self.factory, self.total = factory, total
+
+    def __call__(self) -> int:
+        return self.total - 100 * sum(runner.alive for runner in self.factory.runners)
+
+
+def sized(name: str) -> object:
+    return make_spec(name, size_bytes=100)
+
+
+async def test_idle_models_make_memory_for_a_new_one(factory, clock):
+    pool = ModelPool(factory, limits=PoolLimits(max_loaded=9), clock=clock, free_bytes=Memory(factory, 340))
+    for name in ("a:latest", "b:latest"):
+        clock.now += 1
+        (await pool.lease(sized(name), AUTO)).release()
+    assert names(pool) == ["a:latest", "b:latest"]
+    await pool.lease(sized("c:latest"), AUTO)
+    assert names(pool) == ["b:latest", "c:latest"]
+    await pool.lease(sized("d:latest"), AUTO)
+    assert names(pool) == ["c:latest", "d:latest"]
+
+
+async def test_busy_models_are_not_sacrificed(factory, clock):
+    pool = ModelPool(factory, limits=PoolLimits(max_loaded=9), clock=clock, free_bytes=lambda: 0)
+    busy = await pool.lease(sized("a:latest"), AUTO)
+    await pool.lease(sized("b:latest"), AUTO)
+    assert busy.runner.alive
+
+
+class FailsAbove:
+    """Loads only with options a test accepts."""
+
+    def __init__(self, factory: RunnerFactory, accepts) -> None:
+        self.factory, self.accepts, self.tried = factory, accepts, []
+
+    async def __call__(self, spec, options):
+        self.tried.append(options)
+        if not self.accepts(options):
+            raise LoadError("unable to allocate")
+        return await self.factory(spec, options)
+
+
+async def test_automatic_values_shrink_when_memory_is_short(factory, clock):
+    start = FailsAbove(factory, lambda options: options.n_ctx == 2048)
+    pool = ModelPool(start, limits=PoolLimits(), clock=clock, free_bytes=lambda: 0)
+    lease = await pool.lease(sized("a:latest"), AUTO)
+    assert [options.n_ctx for options in start.tried] == [None, None, 4096, 2048]
+    assert "context is only 2048" in lease.note
+    again = await pool.lease(sized("a:latest"), AUTO)
+    assert again.runner is lease.runner
+
+
+async def test_a_number_of_the_user_never_shrinks(factory, clock):
+    start = FailsAbove(factory, lambda _: False)
+    pool = ModelPool(start, limits=PoolLimits(), clock=clock, free_bytes=lambda: 0)
+    asked = LoadOptions(n_ctx_per_request=8192, n_gpu_layers=4, type_k="f16")
+    with pytest.raises(LoadError, match="unable to allocate"):
+        await pool.lease(sized("a:latest"), asked)
+    assert set(start.tried) == {asked}
+
+
+async def test_load_errors_with_plenty_of_memory_are_final(factory, clock):
+    start = FailsAbove(factory, lambda _: False)
+    pool = ModelPool(start, limits=PoolLimits(), clock=clock, free_bytes=lambda: 10**12)
+    with pytest.raises(LoadError):
+        await pool.lease(sized("a:latest"), AUTO)
+    assert len(start.tried) == 1

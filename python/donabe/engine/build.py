@@ -32,6 +32,7 @@ CACHE_RAM_BYTES = 256 * MIB
 CACHE_DISK_BYTES = 2_000_000_000
 N_DRAFT_MAX = 4  # guesses a step and sequence; the engine makes them only while they pay
 N_MODEL_DRAFT_MAX = 8  # with a draft model
+POLL = 50  # how eagerly idle native threads wait; two contexts that take turns would wait on each other's cores
 MIN_POOL_CELLS = 4096
 CELLS_PER_SEQUENCE = 4096  # automatic pool: so many for each sequence that may run, if memory allows
 POOL_BYTES = 512 * MIB  # automatic pool: at most the larger of this and the model's own size ...
@@ -84,7 +85,8 @@ def build_engine(
     if n_draft_max is None:
         n_draft_max = _n_draft_max(options, draft)
     size = pool_size(model, kind, options, n_draft_max, _free_bytes(native), native.max_sequences())
-    context = native.Context(model, _context_params(native, options, size))
+    poll = POLL if draft is None else 0
+    context = native.Context(model, _context_params(native, options, size, poll))
     if adapters:
         context.set_adapters(adapters)
     context.warm_up()
@@ -123,6 +125,7 @@ def _draft_model(native: Any, draft: Model, options: LoadOptions, size: PoolSize
         n_outputs_max=size.n_parallel,
         n_threads=options.n_threads or 0,
         n_threads_batch=options.n_threads or 0,
+        poll=0,
         swa_full=True,
     )
     context = native.Context(draft, params)
@@ -227,7 +230,7 @@ def _free_bytes(native: Any) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _context_params(native: Any, options: LoadOptions, size: PoolSize) -> Any:
+def _context_params(native: Any, options: LoadOptions, size: PoolSize, poll: int) -> Any:
     flash_attention = {None: "auto", True: "on", False: "off"}[options.flash_attention]
     return native.ContextParams(
         n_ctx=size.n_ctx,
@@ -237,6 +240,7 @@ def _context_params(native: Any, options: LoadOptions, size: PoolSize) -> Any:
         n_outputs_max=size.n_outputs_max,
         n_threads=options.n_threads or 0,
         n_threads_batch=options.n_threads or 0,
+        poll=poll,
         flash_attention=flash_attention,
         type_k=options.type_k or "f16",
         type_v=options.type_v or "f16",

@@ -56,24 +56,35 @@ def _tags_entry(spec: ModelSpec) -> JsonObject:
 
 def ps_body(models: Sequence[LoadedModel]) -> bytes:
     """`GET /api/ps`."""
-    return _encode(
-        {
-            "models": [
-                {
-                    "name": model.spec.name,
-                    "model": model.spec.name,
-                    "size": model.size_bytes,
-                    "digest": model.spec.digest.removeprefix("sha256:"),
-                    "details": details_object(model.spec.details, parent_model=""),
-                    "expires_at": local_timestamp(model.expires_at),
-                    "size_vram": model.size_vram_bytes,
-                    "context_length": model.n_ctx,
-                    "requests": model.n_requests,
-                }
-                for model in models
-            ]
+    return _encode({"models": [_ps_entry(model) for model in models]})
+
+
+def _ps_entry(model: LoadedModel) -> JsonObject:
+    entry: JsonObject = {
+        "name": model.spec.name,
+        "model": model.spec.name,
+        "size": model.size_bytes,
+        "digest": model.spec.digest.removeprefix("sha256:"),
+        "details": details_object(model.spec.details, parent_model=""),
+        "expires_at": local_timestamp(model.expires_at),
+        "size_vram": model.size_vram_bytes,
+        "context_length": model.n_ctx,
+        "requests": model.n_requests,
+    }
+    status = model.status
+    if status is not None:
+        per_cell = status.kv_bytes_per_cell
+        entry |= {"running": status.n_running, "waiting": status.n_waiting}
+        entry["caches"] = {
+            "kv_cells": status.n_cells,
+            "kv_cells_used": status.n_cells_used,
+            "kv_cells_cached": status.n_cells_cached,
+            "kv_bytes": status.n_cells * per_cell,
+            "kv_used_bytes": status.n_cells_used * per_cell,
+            "ram_bytes": status.cache_ram_bytes,
+            "disk_bytes": status.cache_disk_bytes,
         }
-    )
+    return entry
 
 
 def show_body(description: ModelDescription, shown: ModelSpec, *, is_verbose: bool, modelfile: str) -> bytes:

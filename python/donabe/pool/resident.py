@@ -9,11 +9,13 @@ import asyncio
 import math
 from dataclasses import dataclass, field
 
+from donabe.errors import DonabeError
 from donabe.runner.api import ModelRunner
-from donabe.types import LoadOptions, ModelInfo, ModelSpec
+from donabe.types import LoadOptions, ModelInfo, ModelSpec, RunnerStatus
 
 # A request that leaves the context to donabe is content with a runner loaded with at least this much.
 AUTOMATIC_N_CTX = 4096
+STATUS_TIMEOUT_S = 1.0
 
 _MATCHED_WHEN_GIVEN = (
     "n_batch",
@@ -102,6 +104,15 @@ class ResidentInfo:
     expires_in_s: float
     n_leases: int
     runner: ModelRunner | None
+
+    async def status(self) -> RunnerStatus | None:
+        """The engine's counters; None when the runner is too busy, or too dead, to say."""
+        if self.runner is None:
+            return None
+        try:
+            return await asyncio.wait_for(self.runner.status(), STATUS_TIMEOUT_S)
+        except (DonabeError, asyncio.TimeoutError):
+            return None
 
 
 def satisfies(resident: Resident, wanted: LoadOptions) -> bool:

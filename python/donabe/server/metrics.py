@@ -18,7 +18,6 @@ from donabe.types import RunnerStatus, Usage
 
 _LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _GAP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
-_STATUS_TIMEOUT_S = 1.0
 
 # name of the runner's counter -> (metric, help)
 _RUNNER_COUNTERS = {
@@ -84,7 +83,7 @@ class ServerMetrics:
     async def page(self, request: Request) -> Response:
         """`GET /metrics`."""
         residents = self._pool.residents()
-        statuses = await asyncio.gather(*(_status(resident) for resident in residents))
+        statuses = await asyncio.gather(*(resident.status() for resident in residents))
         self._loads.set(self._pool.n_loads)
         self._evictions.set(self._pool.n_evictions)
         self._pool_waiting.set(self._pool.n_waiting)
@@ -111,16 +110,6 @@ class ServerMetrics:
             value for value in vars(self).values() if isinstance(value, (Counter, Histogram))
         ]
         return [*found, *self._counters.values(), *self._gauges.values()]
-
-
-async def _status(resident: ResidentInfo) -> RunnerStatus | None:
-    """A runner's counters; a runner too busy to say is left out of this page."""
-    if resident.runner is None:
-        return None
-    try:
-        return await asyncio.wait_for(resident.runner.status(), _STATUS_TIMEOUT_S)
-    except Exception:
-        return None
 
 
 class AnswerObserver:

@@ -179,7 +179,7 @@ class NativeRoutes:
         return Response(native_models.tags_body(await self._models.installed()), media_type=JSON)
 
     async def ps(self, request: Request) -> Response:
-        return Response(native_models.ps_body(self._models.loaded()), media_type=JSON)
+        return Response(native_models.ps_body(await self._models.loaded()), media_type=JSON)
 
     async def show(self, request: Request) -> Response:
         decoded = native.decode_named(await self._body(request), "ShowRequest")

@@ -19,7 +19,7 @@ from donabe.modelfile import spec_commands, write_modelfile
 from donabe.pool.pool import ModelPool
 from donabe.service.contracts import GgufSummary, ModelStore, PullModel, ReadMetadata
 from donabe.store.names import split_where
-from donabe.types import JsonObject, LoadOptions, ModelSpec, PullProgress
+from donabe.types import JsonObject, LoadOptions, ModelSpec, PullProgress, RunnerStatus
 
 # Shown as the end of a model that stays forever: 292 years, the longest duration reference clients can hold.
 FOREVER_S = (2**63 - 1) / 1e9
@@ -38,6 +38,7 @@ class LoadedModel:
     n_ctx: int
     expires_at: float
     n_requests: int
+    status: RunnerStatus | None = None  # None when the runner did not say in time
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,10 @@ class Models:
         specs = await asyncio.to_thread(self._store.list)
         return sorted(specs, key=lambda spec: (-int(spec.modified_at), spec.name))
 
-    def loaded(self) -> list[LoadedModel]:
+    async def loaded(self) -> list[LoadedModel]:
         """Loaded models, the one that stays longest first."""
+        residents = [resident for resident in self._pool.residents() if resident.info is not None]
+        statuses = await asyncio.gather(*(resident.status() for resident in residents))
         now = time.time()
         models = [
             LoadedModel(
@@ -75,8 +78,9 @@ class Models:
                 n_ctx=resident.info.n_ctx_per_request,
                 expires_at=now + min(resident.expires_in_s, FOREVER_S),
                 n_requests=resident.n_leases,
+                status=status,
             )
-            for resident in self._pool.residents()
+            for resident, status in zip(residents, statuses, strict=True)
             if resident.info is not None
         ]
         return sorted(models, key=lambda model: (-int(model.expires_at), model.spec.name))

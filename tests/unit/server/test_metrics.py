@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
-from donabe.server.prometheus import Counter, Histogram, exposition
 from tests.fakes.server import make_server
+
+from donabe.errors import RunnerError
+from donabe.server.prometheus import Counter, Histogram, exposition
 
 
 async def page(server) -> dict[str, float]:
@@ -49,7 +51,7 @@ async def test_a_runner_that_does_not_answer_does_not_hold_the_page(monkeypatch)
     await server.post("/api/generate", {"model": "C"})
 
     async def fail():
-        raise RuntimeError("busy")
+        raise RunnerError("busy")
 
     monkeypatch.setattr(server.runners.last, "status", fail)
     found = await page(server)

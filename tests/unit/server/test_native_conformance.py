@@ -657,6 +657,8 @@ async def test_ps(server):
     assert (entry["name"], entry["size_vram"], entry["context_length"]) == ("C:latest", 0, 4096)
     assert entry["expires_at"]
     assert "context_length" not in entry["details"]
+    assert entry["caches"]["kv_cells"] == 4096
+    assert (entry["running"], entry["waiting"], entry["requests"]) == (0, 0, 0)
 
 
 async def test_pull(server):

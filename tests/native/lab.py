@@ -33,7 +33,7 @@ def join(*parts: Tokens) -> Tokens:
 class Lab:
     """n_batch tokens are fed per decode; positions are tracked per sequence by the context's memory."""
 
-    def __init__(self, path: str, **params: object) -> None:
+    def __init__(self, path: str | list[str], **params: object) -> None:
         settings: dict[str, object] = {
             "n_ctx": 1024,
             "n_batch": 128,

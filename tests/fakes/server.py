@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,9 @@ from tests.fakes.settings import FakeSettings
 from tests.fakes.store import FakePull, FakeStore, read_fake_header
 
 from donabe.server.app import Collaborators, create_app
+from donabe.service.create import ModelCreator
+from donabe.service.uploads import Uploads
+from donabe.store.models import ModelStore
 from donabe.types import Message, ModelSpec
 
 # C chats; T has tools and thinking; E embeds; S fills in the middle.
@@ -54,10 +58,19 @@ class FakeServer:
 def make_server(
     *specs: ModelSpec, script: Script = hello, settings: FakeSettings | None = None, host: str = "127.0.0.1:11434"
 ) -> FakeServer:
+    files = ModelStore(Path("/nonexistent"))  # for the routes that make models; nothing is written to it
     store, pull, runners = FakeStore(*(specs or MODELS)), FakePull(), RunnerFactory(script)
     app = create_app(
         settings or FakeSettings(),
-        Collaborators(store=store, pull=pull, read_metadata=read_fake_header, start_runner=runners),
+        Collaborators(
+            store=store,
+            pull=pull,
+            read_metadata=read_fake_header,
+            start_runner=runners,
+            creator=ModelCreator(files, pull=pull),
+            uploads=Uploads(files),
+            push=pull,
+        ),
     )
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url=f"http://{host}")

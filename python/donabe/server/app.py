@@ -140,6 +140,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
     app.add_middleware(RequestLog, metrics=metrics)
     app.state.pool = pool
+    app.state.routes = table
     return app
 
 

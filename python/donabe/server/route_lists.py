@@ -88,6 +88,6 @@ def add_document_route(table: RouteTable) -> None:
     """The OpenAPI document of all routes of the table, itself included."""
 
     async def serve_document(_request: Request) -> Response:
-        return Response(msgspec.json.encode(document(own_version(), table.routes)), media_type="application/json")
+        return Response(msgspec.json.encode(document(own_version(), list(table.scopes))), media_type="application/json")
 
     table.add("/openapi.json", serve_document, "GET", scope=None)

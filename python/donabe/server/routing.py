@@ -48,7 +48,7 @@ class RouteTable:
         self._app = app
         self._admission = admission
         self._metrics = metrics
-        self.routes: list[tuple[str, str]] = []  # (method, path)
+        self.scopes: dict[tuple[str, str], Scope | None] = {}  # by (method, path)
 
     def add(self, path: str, handler: Handler, *methods: str, scope: Scope | None) -> None:
         """Add a route.
@@ -60,7 +60,7 @@ class RouteTable:
         if "HEAD" not in methods and route.methods is not None:
             route.methods.discard("HEAD")  # added to every GET route otherwise
         self._app.router.routes.append(route)
-        self.routes += [(method, path) for method in methods]
+        self.scopes |= {(method, path): scope for method in methods}
 
     def _admitting(self, path: str, handler: Handler, scope: Scope | None) -> Handler:
         admission, metrics = self._admission, self._metrics

@@ -241,6 +241,7 @@ class GenerateRequest(_Value, frozen=True, kw_only=True, tag="generate"):
     n_keep: int = 4  # tokens kept at the front by truncation and context shift; -1 = the whole prompt
     echo: bool = False
     n: int = 1  # completions of this one prompt; events carry their index
+    best_of: int = 0  # more than n: so many are made, the n with the best mean log probability come, all at the end
 
 
 class ChatRequest(_Value, frozen=True, kw_only=True, tag="chat"):
@@ -260,6 +261,7 @@ class ChatRequest(_Value, frozen=True, kw_only=True, tag="chat"):
     truncate: bool = False  # drop oldest messages, then cut, instead of raising ContextLengthError
     n_keep: int = 4
     n: int = 1
+    best_of: int = 0  # as GenerateRequest.best_of
 
 
 class EmbedRequest(_Value, frozen=True, kw_only=True, tag="embed"):

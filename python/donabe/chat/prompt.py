@@ -22,9 +22,7 @@ from donabe.types import (
     GenerateRequest,
     Message,
     ModelSpec,
-    OutputOptions,
     RenderedPrompt,
-    SamplingOptions,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +38,7 @@ class PreparedPrompt:
         sampler_params: Keyword arguments of `SamplerParams`.
         stops: UTF-8, the request's and the template's.
         echo: Text to send before the output.
+        n_kept: So many of the n completions are sent, the likeliest ones.
     """
 
     tokens: Int32Array
@@ -50,6 +49,7 @@ class PreparedPrompt:
     boundaries: tuple[int, ...] = ()
     make_output: Callable[[], OutputParser] = PlainOutput
     echo: str = ""
+    n_kept: int | None = None
     n_truncated_tokens: int = 0
     n_dropped_messages: int = 0
 
@@ -93,7 +93,7 @@ class PromptBuilder:
         if len(tokens) > limit:
             self._check_length(tokens, may_cut=request.truncate)
             tokens, n_truncated = self._cut(tokens, request.n_keep)
-        prepared = self._prepare(tokens, rendered.sampler_params, request.sampling, request.output, request.n)
+        prepared = self._prepare(tokens, rendered.sampler_params, request)
         return replace(
             prepared,
             stops=sampling.stop_bytes(request.output, rendered.stops),
@@ -110,7 +110,7 @@ class PromptBuilder:
             self._check_length(tokens, may_cut=request.truncate)
             tokens, n_truncated = self._cut(tokens, request.n_keep)
         grammar = inputs.grammar_params(request.constraint, self._make_grammar)
-        prepared = self._prepare(tokens, grammar, request.sampling, request.output, request.n)
+        prepared = self._prepare(tokens, grammar, request)
         return replace(prepared, echo=self._echo(request), n_truncated_tokens=n_truncated)
 
     def render(self, request: ChatRequest) -> RenderedPrompt:
@@ -258,17 +258,19 @@ class PromptBuilder:
         return kept, len(tokens) - len(kept)
 
     def _prepare(
-        self,
-        tokens: Int32Array,
-        grammar: dict[str, Any],
-        options: SamplingOptions,
-        output: OutputOptions,
-        n: int,
+        self, tokens: Int32Array, grammar: dict[str, Any], request: ChatRequest | GenerateRequest
     ) -> PreparedPrompt:
+        output = request.output
+        arguments = sampling.sampler_arguments(request.sampling, output, n_vocab=self._vocab.n_tokens)
+        n, n_kept = sampling.completion_count(request.n), None
+        if request.best_of:
+            n, n_kept = sampling.best_of_count(request.best_of, n), n
+            arguments.setdefault("n_logprobs", 0)  # what they are judged by
         return PreparedPrompt(
             tokens=tokens,
-            sampler_params=sampling.sampler_arguments(options, output, n_vocab=self._vocab.n_tokens) | grammar,
+            sampler_params=arguments | grammar,
             stops=sampling.stop_bytes(output),
             max_tokens=sampling.output_limit(output),
-            n=sampling.completion_count(n),
+            n=n,
+            n_kept=n_kept,
         )

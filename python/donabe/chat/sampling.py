@@ -92,6 +92,13 @@ def completion_count(n: int) -> int:
     return int(check_range("n", n, 1, MAX_COMPLETIONS))
 
 
+def best_of_count(best_of: int, n: int) -> int:
+    """How many completions are made so that the best n can be kept."""
+    if best_of < n:
+        raise InvalidRequestError(f"best_of must be at least n, which is {n}", field="best_of")
+    return int(check_range("best_of", best_of, 1, MAX_COMPLETIONS))
+
+
 def check_range(name: str, value: float, low: float, high: float) -> float:
     """The value, if it is a number in [low, high].
 

@@ -21,6 +21,7 @@ from donabe.engine.api import EngineApi, Publish
 from donabe.engine.request import EngineRequest
 from donabe.errors import CancelledError, CapabilityError, DonabeError, RunnerError
 from donabe.runner.assembly import RequestAssembly
+from donabe.runner.best_of import BestOfAssembly
 from donabe.runner.threads import EngineThread, OutputThread, PublishEvents, terminal_failure
 from donabe.types import (
     ChatRequest,
@@ -132,9 +133,7 @@ class RunnerCore:
                 raise CapabilityError("this model does not support text generation", capability="completion")
             prompts = self._loaded.prompts
             prepared = prompts.chat(request) if isinstance(request, ChatRequest) else prompts.generate(request)
-            assembly = RequestAssembly(
-                prepared, self._loaded.piece, started=started, return_context=request.output.return_context
-            )
+            assembly = self._assembly(request, prepared, started)
             engine_request = self._engine_request(id, request, prepared)
             self._check_cancelled(id)
             self._output.register(id, assembly)
@@ -146,6 +145,15 @@ class RunnerCore:
             return
         if self._live.get(id):  # cancelled while it was being submitted
             self._engine.cancel(str(id))
+
+    def _assembly(
+        self, request: GenerateRequest | ChatRequest, prepared: PreparedPrompt, started: float
+    ) -> RequestAssembly | BestOfAssembly:
+        output = request.output
+        inner = RequestAssembly(prepared, self._loaded.piece, started=started, return_context=output.return_context)
+        if prepared.n_kept is None:
+            return inner
+        return BestOfAssembly(inner, n=prepared.n, n_kept=prepared.n_kept, with_logprobs=output.logprobs)
 
     def _check_cancelled(self, id: int) -> None:
         if self._live.get(id):

@@ -14,6 +14,7 @@ from donabe.engine.api import EngineApi
 from donabe.engine.request import SequenceOutput
 from donabe.errors import DonabeError, RunnerError
 from donabe.runner.assembly import RequestAssembly
+from donabe.runner.best_of import BestOfAssembly
 from donabe.runner.failures import failed_from, is_terminal
 from donabe.types import Event
 
@@ -94,7 +95,7 @@ class OutputThread:
         self._cancel = cancel
         self._on_terminal = on_terminal
         self._open: set[int] = set()  # requests without a terminal event yet
-        self._assemblies: dict[int, RequestAssembly] = {}
+        self._assemblies: dict[int, RequestAssembly | BestOfAssembly] = {}
         self._queue: queue.SimpleQueue[list[SequenceOutput] | list[EventItem] | None] = queue.SimpleQueue()
         self._pending_flush: set[int] = set()
         self._thread = threading.Thread(target=self._run, name="donabe-output", daemon=True)
@@ -106,7 +107,7 @@ class OutputThread:
         """Before anything else about this request. Events of requests that are not open are dropped."""
         self._open.add(id)
 
-    def register(self, id: int, assembly: RequestAssembly) -> None:
+    def register(self, id: int, assembly: RequestAssembly | BestOfAssembly) -> None:
         """Before the request is submitted to the engine."""
         self._assemblies[id] = assembly
 

@@ -37,8 +37,22 @@ const char * error_class_name(ErrorCode code) noexcept {
     return "NativeError";
 }
 
+namespace {
+
+// These are found by our own checks, before llama.cpp has a say: what it logged earlier does not explain them.
+bool has_log_tail(ErrorCode code) {
+    return code != ErrorCode::invalid_argument && code != ErrorCode::unsupported && code != ErrorCode::closed &&
+           code != ErrorCode::busy;
+}
+
+} // namespace
+
 Error::Error(ErrorCode code, std::string message, std::string hint)
-    : code_(code), message_(std::move(message)), hint_(std::move(hint)), log_tail_(log_tail_take()) {}
+    : code_(code), message_(std::move(message)), hint_(std::move(hint)) {
+    if (has_log_tail(code)) {
+        log_tail_ = log_tail_take();
+    }
+}
 
 void require_range(const char * name, int64_t value, int64_t lo, int64_t hi) {
     if (value < lo || value > hi) {

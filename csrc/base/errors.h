@@ -32,7 +32,8 @@ const char * error_class_name(ErrorCode code) noexcept;
 
 class Error : public std::exception {
   public:
-    // Takes the calling thread's log tail (see log_ring.h), so throw on the thread that did the work.
+    // Takes the calling thread's log tail (see log_ring.h) where llama.cpp was involved, so throw on the thread that
+    // did the work.
     Error(ErrorCode code, std::string message, std::string hint = {});
 
     ErrorCode code() const noexcept { return code_; }

@@ -132,6 +132,19 @@ def test_model_without_memory_is_encoded_whole(tiny_model: ModelPath) -> None:
     assert context.logits_view().shape == (20, N_VOCAB)
 
 
+def test_model_without_memory_pools_embeddings(tiny_model: ModelPath) -> None:
+    context = _core.Context(_core.Model(tiny_model("dream")), params(n_seq_max=2, embeddings=True, pooling="mean"))
+    assert context.pooling == "mean"
+    rows = []
+    for seq_ids in ([0, 1], [1]):
+        batch = _core.Batch(64)
+        for seq_id in seq_ids:
+            batch.add_tokens(seq_id, PROMPT[10 * seq_id : 10 * seq_id + 9], 0)
+        context.encode(batch)
+        rows.append(context.embeddings(np.array([1], np.int32))[0])
+    assert_close(rows[0], rows[1], tolerance=5e-4)
+
+
 def test_warm_up_leaves_the_memory_empty_and_refuses_to_clear_a_sequence(tiny_model: ModelPath) -> None:
     lab = Lab(tiny_model("granitehybrid"))
     lab.context.warm_up()

@@ -34,7 +34,16 @@ def test_native_errors_are_also_value_errors_where_the_tree_says_so() -> None:
     with pytest.raises(ValueError, match="capacity") as caught:
         _core.Batch(0)
     assert isinstance(caught.value, NativeError)
-    assert caught.value.log_tail == ()
+
+
+def test_refusals_of_our_own_do_not_carry_older_log_lines(tmp_path: Path) -> None:
+    (tmp_path / "bad.gguf").write_bytes(b"junk" * 10)
+    with pytest.raises(LoadError) as caught:
+        _core.Model(str(tmp_path / "bad.gguf"))
+    assert caught.value.log_tail
+    with pytest.raises(InvalidArgumentError) as refused:
+        _core.Batch(0)
+    assert refused.value.log_tail == ()
 
 
 def test_build_info_tells_what_was_built() -> None:

@@ -38,7 +38,7 @@ def params(**changes: object) -> _core.ContextParams:
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt-oss", "mamba2", "granitehybrid", "qwen3next", "lfm2"])
 def test_history_matters_to_the_logits(tiny_model: ModelPath, architecture: str) -> None:
-    """What makes the comparisons of these tests mean something: one other token of 50 shows ten times above their tolerance."""
+    """Why the comparisons here mean something: one other token of 50 shows ten times above their tolerance."""
     lab = Lab(tiny_model(architecture))
     changed = PROMPT.copy()
     changed[35] = 3 + (changed[35] + 7) % 100

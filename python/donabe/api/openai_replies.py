@@ -306,15 +306,15 @@ class CompletionChunkWriter:
 
 
 class CompletionCollector:
-    """One completion object; keeps the likeliest `n` of every prompt's choices."""
+    """One completion object with `n` choices for every prompt."""
 
     media_type = PLAIN_JSON
 
-    def __init__(self, model: str, *, n_prompts: int, n: int, best_of: int, n_logprobs: int | None) -> None:
+    def __init__(self, model: str, *, n_prompts: int, n: int, n_logprobs: int | None) -> None:
         self._model = model
-        self._n, self._best_of = n, best_of
+        self._n = n
         self._n_logprobs = n_logprobs
-        self._choices = [_Choice() for _ in range(n_prompts * best_of)]
+        self._choices = [_Choice() for _ in range(n_prompts * n)]
         self._usage = UsageSum()
         self._n_finished = [0] * n_prompts
 
@@ -322,25 +322,19 @@ class CompletionCollector:
         self._choices[event.index].add(event)
 
     def finished(self, event: Finished, timing: Timing) -> None:
-        prompt = event.index // self._best_of
+        prompt = event.index // self._n
         self._choices[event.index].finished = event
         self._usage.add(event.usage, is_same_prompt=self._n_finished[prompt] > 0)
         self._n_finished[prompt] += 1
 
     def body(self) -> bytes:
-        kept: list[_Choice] = []
-        for start in range(0, len(self._choices), self._best_of):
-            group = self._choices[start : start + self._best_of]
-            if self._best_of > self._n:
-                group = sorted(group, key=_mean_logprob, reverse=True)
-            kept += group[: self._n]
         reply = {
             "id": "cmpl-" + secrets.token_hex(12),
             "object": "text_completion",
             "created": unix_seconds(),
             "model": self._model,
             "system_fingerprint": FINGERPRINT,
-            "choices": [self._choice_object(index, choice) for index, choice in enumerate(kept)],
+            "choices": [self._choice_object(index, choice) for index, choice in enumerate(self._choices)],
             "usage": self._usage.object(),
         }
         return _encode(reply) + b"\n"
@@ -353,14 +347,9 @@ class CompletionCollector:
         return found
 
 
-def _mean_logprob(choice: _Choice) -> float:
-    entries = choice.logprobs
-    return sum(entry.logprob for entry in entries) / len(entries) if entries else float("-inf")
-
-
 def loaded_completion(model: str) -> bytes:
     """The reply to an empty prompt, which only loads the model."""
-    collector = CompletionCollector(model, n_prompts=0, n=1, best_of=1, n_logprobs=None)
+    collector = CompletionCollector(model, n_prompts=0, n=1, n_logprobs=None)
     reply = msgspec.json.decode(collector.body())
     reply["choices"] = [{"text": "", "index": 0, "finish_reason": "load", "logprobs": None}]
     return _encode(reply) + b"\n"

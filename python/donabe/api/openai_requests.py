@@ -77,7 +77,6 @@ class OpenAICompletion:
 
     Attributes:
         n: Choices returned for each prompt.
-        best_of: Choices made for each prompt; more than `n` keeps the likeliest.
         n_logprobs: Alternatives per token, None for no log probabilities.
     """
 
@@ -85,7 +84,6 @@ class OpenAICompletion:
     is_streamed: bool
     include_usage: bool
     n: int
-    best_of: int
     n_logprobs: int | None
     warnings: tuple[str, ...]
 
@@ -162,9 +160,10 @@ def decode_completion(body: bytes) -> OpenAICompletion:
         "think": _think(fields),
         "truncate": False,
         "context_shift": False,
-        "logprobs": n_logprobs is not None or best_of > n,
+        "logprobs": n_logprobs is not None,
         "top_logprobs": n_logprobs or 0,
-        "n": best_of,
+        "n": n,
+        "best_of": best_of if best_of > n else 0,
     }
     is_raw = fields.boolean("raw")
     calls = tuple(
@@ -172,7 +171,7 @@ def decode_completion(body: bytes) -> OpenAICompletion:
         for prompt in _prompts(fields.take("prompt"))
     )
     fields.ignore(*_HARMLESS)
-    return OpenAICompletion(calls, is_streamed, include_usage, n, best_of, n_logprobs, unknown_fields(fields))
+    return OpenAICompletion(calls, is_streamed, include_usage, n, n_logprobs, unknown_fields(fields))
 
 
 def decode_embedding(body: bytes) -> OpenAIEmbedding:

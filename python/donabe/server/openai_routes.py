@@ -64,10 +64,10 @@ class OpenAIRoutes:
         decoded = openai_requests.decode_completion(await self._body(request))
         self._check_strict(decoded.warnings)
         calls = [_for_caller(request, call) for call in decoded.calls]
-        model, n_choices = calls[0].model, len(calls) * decoded.best_of
+        model, n_choices = calls[0].model, len(calls) * decoded.n
 
         async def begin() -> Reply:
-            return await _naming(self._generate_all(calls, decoded.best_of), model)
+            return await _naming(self._generate_all(calls, decoded.n), model)
 
         async def load() -> bytes:
             await _naming(self._inference.load(calls[0]), model)
@@ -84,7 +84,7 @@ class OpenAIRoutes:
                         model,
                         include_usage=decoded.include_usage,
                         n_choices=n_choices,
-                        n_per_prompt=decoded.best_of,
+                        n_per_prompt=decoded.n,
                         logprobs=decoded.n_logprobs is not None,
                     )
                 )
@@ -92,7 +92,7 @@ class OpenAIRoutes:
                 else None
             ),
             collector=lambda _: openai_replies.CompletionCollector(
-                model, n_prompts=len(calls), n=decoded.n, best_of=decoded.best_of, n_logprobs=decoded.n_logprobs
+                model, n_prompts=len(calls), n=decoded.n, n_logprobs=decoded.n_logprobs
             ),
             headers=warning_headers(decoded.warnings),
         )

@@ -38,6 +38,7 @@ class OutputCall(ModelCall):
 
     Attributes:
         context_shift: None is the model's default.
+        best_of: More than `n`: so many completions are made and the likeliest `n` answered.
         ignore_unsupported_thinking: Drop a request for thinking the model can't fulfil, with a warning.
     """
 
@@ -48,6 +49,7 @@ class OutputCall(ModelCall):
     logprobs: bool = False
     top_logprobs: int = 0
     n: int = 1
+    best_of: int = 0
     ignore_unsupported_thinking: bool = False
 
 

@@ -377,6 +377,7 @@ def _generate_request(
         n_keep=prepared.options.n_keep,
         echo=call.echo,
         n=call.n,
+        best_of=call.best_of,
     )
 
 
@@ -401,6 +402,7 @@ def _prompt_as_chat(call: GenerateCall, prepared: _Prepared, lease: Lease) -> Ch
         truncate=call.truncate and call.context_shift is not False,
         n_keep=prepared.options.n_keep,
         n=call.n,
+        best_of=call.best_of,
     )
 
 
@@ -424,6 +426,7 @@ def _chat_request(call: ChatCall, prepared: _Prepared, lease: Lease) -> ChatRequ
         truncate=call.truncate,
         n_keep=prepared.options.n_keep,
         n=call.n,
+        best_of=call.best_of,
     )
 
 

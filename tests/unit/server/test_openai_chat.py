@@ -365,17 +365,12 @@ async def test_completion_of_several_prompts_and_choices():
     assert server.app.state.pool.residents()[0].n_leases == 0
 
 
-async def test_best_of_keeps_the_likeliest():
-    def script(request):
-        for index, logprob in enumerate((-3.0, -1.0, -2.0)):
-            entry = TokenLogprob(token="x", token_id=1, logprob=logprob)
-            yield Delta(text=f"{logprob}", logprobs=(entry,), index=index)
-        for index in range(3):
-            yield Finished(reason=FinishReason.STOP, usage=USAGE, index=index, last=index == 2)
-
-    server = make_server(script=script)
-    body = {"model": "C", "prompt": "hi", "n": 1, "best_of": 3}
-    assert [c["text"] for c in (await server.post(COMPLETIONS, body)).json()["choices"]] == ["-1.0"]
+async def test_best_of_is_the_runners_choice(server):
+    body = {"model": "C", "prompt": "hi", "n": 2, "best_of": 3}
+    await server.post(COMPLETIONS, body)
+    await server.post(COMPLETIONS, body | {"best_of": 2})
+    asked = [(request.n, request.best_of, request.output.logprobs) for request in server.runners.last.requests]
+    assert asked == [(2, 3, False), (2, 0, False)]
 
 
 async def test_completion_of_token_ids_is_raw(server):

@@ -555,3 +555,66 @@ def test_split_set_that_is_not_whole_is_refused(
         _pull(store, f"{registry.host}/lib/big:t", options)
     assert store.names() == ()
     assert list(store.blobs.files()) == []
+
+
+def _publish_on_hugging_face(registry: FakeRegistry, files: dict[str, bytes]) -> None:
+    """What hf.co says of a repository with split models: no manifest, but a list of files, which lie elsewhere."""
+    listing = [
+        {"type": "file", "path": path, "size": len(data), "lfs": {"oid": sha256(data)[7:], "size": len(data)}}
+        for path, data in files.items()
+    ]
+    refusal = json.dumps({"error": "The specified tag is a sharded GGUF."}).encode()
+    registry.server.routes["/v2/org/big/manifests/"] = lambda _: Reply(400, refusal)
+    registry.server.routes["/api/models/org/big/tree/main"] = lambda _: Reply(200, json.dumps(listing).encode())
+    for path, data in files.items():
+        registry.add_blob(data)
+        location = {"Location": f"{registry.storage.url}/blobs/{sha256(data)}"}
+        registry.server.routes[f"/org/big/resolve/main/{path}"] = lambda _, to=location: Reply(302, b"", to)
+
+
+@pytest.fixture
+def hugging_face(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> FakeRegistry:
+    monkeypatch.setattr("donabe.registry.pull.HOSTS", frozenset({registry.host}))
+    return registry
+
+
+@pytest.mark.parametrize("tag", [":q8_0", ":Q8_0", ""])
+def test_split_set_on_hugging_face(
+    hugging_face: FakeRegistry, store: ModelStore, options: PullOptions, tag: str
+) -> None:
+    parts = split_model(2)
+    files = {f"Q8_0/Big-Q8_0-0000{number}-of-00002.gguf": parts[number - 1] for number in (2, 1)}
+    _publish_on_hugging_face(hugging_face, files | {"README.md": b"x", "mmproj-Q8_0-00001-of-00001.gguf": b"x"})
+    name = f"{hugging_face.host}/org/big{tag}"
+    assert _pull(store, name, options)[-1].status == "success"
+    assert [Path(path).read_bytes() for path in store.resolve(name).paths] == parts
+    n_before = len(hugging_face.storage.requests)
+    _pull(store, name, options)
+    assert len(hugging_face.storage.requests) == n_before
+
+
+def test_split_set_missing_on_hugging_face_names_the_others(
+    hugging_face: FakeRegistry, store: ModelStore, options: PullOptions
+) -> None:
+    _publish_on_hugging_face(hugging_face, {"Big-Q8_0-00001-of-00002.gguf": b"x"})
+    with pytest.raises(ModelNotFoundError) as caught:
+        _pull(store, f"{hugging_face.host}/org/big:q4_0", options)
+    assert "Q8_0" in str(caught.value.hint)
+    with pytest.raises(SourceError, match="has 1 of the 2 files"):
+        _pull(store, f"{hugging_face.host}/org/big:q8_0", options)
+
+
+@pytest.mark.parametrize("change", [
+    {"lfs": {"oid": "../../etc/passwd"}}, {"lfs": None}, {"size": -1}, {"size": "1"}, {"size": 1 << 60},
+])  # fmt: skip
+def test_hostile_split_set_listing_changes_nothing(
+    hugging_face: FakeRegistry, store: ModelStore, options: PullOptions, change: dict[str, Any]
+) -> None:
+    part = split_model(2)[0]
+    _publish_on_hugging_face(hugging_face, {"Big-Q8_0-00001-of-00002.gguf": part})
+    entry = {"path": "Big-Q8_0-00001-of-00002.gguf", "size": 5, "lfs": {"oid": sha256(part)[7:]}} | change
+    answer = json.dumps([entry]).encode()
+    hugging_face.server.routes["/api/models/org/big/tree/main"] = lambda _: Reply(200, answer)
+    with pytest.raises(SourceError, match="the list of the repository's files"):
+        _pull(store, f"{hugging_face.host}/org/big:q8_0", options)
+    assert not store.layout.root.exists() or list(store.blobs.files()) == []

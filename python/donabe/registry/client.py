@@ -58,6 +58,11 @@ class RegistryClient:
     ) -> None:
         await self._http.aclose()
 
+    @property
+    def origin(self) -> str:
+        """Scheme and host."""
+        return self._base
+
     def url(self, path: str) -> str:
         """`<registry>/v2/<repository>/<path>`."""
         return f"{self._base}/v2/{self.name.repository}/{path}"

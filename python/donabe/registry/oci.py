@@ -55,7 +55,7 @@ class RegistrySource:
             require_space(store.layout.root, sum(layer.size for layer in new))
             limit = RateLimit(options.rate_limit)
             for layer in manifest.all_layers:
-                async for event in _pull_layer(client, layer, store, limit, options):
+                async for event in pull_layer(client, layer, store, limit, options):
                     yield event
         yield PullProgress(status="verifying sha256 digest")
         await asyncio.to_thread(_check_content, store, name, manifest, tuple(layer.digest for layer in new))
@@ -97,9 +97,14 @@ def _decode(data: bytes) -> Manifest:
     return manifest
 
 
-async def _pull_layer(
-    client: RegistryClient, layer: Layer, store: ModelStore, limit: RateLimit, options: PullOptions
+async def pull_layer(
+    client: RegistryClient, layer: Layer, store: ModelStore, limit: RateLimit, options: PullOptions, *, url: str = ""
 ) -> AsyncIterator[PullProgress]:
+    """Download one blob and verify it, unless it is here.
+
+    Args:
+        url: Where it is, if not among the registry's blobs.
+    """
     status, digest = f"pulling {layer.digest.short}", str(layer.digest)
     if store.blobs.has(layer.digest):
         if not store.blobs.has(layer.digest, layer.size):
@@ -109,7 +114,7 @@ async def _pull_layer(
         return
     download = Download(
         store.layout,
-        _blob_opener(client, layer.digest),
+        _opener(client, url or client.url(f"blobs/{layer.digest}")),
         layer.digest,
         layer.size,
         url=client.url(""),
@@ -124,9 +129,7 @@ async def _pull_layer(
     await asyncio.to_thread(store.blobs.promote, layer.digest)
 
 
-def _blob_opener(client: RegistryClient, digest: Digest) -> RangeOpener:
-    url = client.url(f"blobs/{digest}")
-
+def _opener(client: RegistryClient, url: str) -> RangeOpener:
     @asynccontextmanager
     async def open_range(start: int, end: int | None) -> AsyncIterator[httpx.Response]:
         headers = {} if start == 0 and end is None else {"Range": f"bytes={start}-{'' if end is None else end - 1}"}

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from donabe.errors import ModelNotFoundError, SourceAuthError, SourceError, SourceUnreachableError
 from donabe.registry import catalogue
+from donabe.registry.hugging_face import HOSTS, HuggingFaceSource
 from donabe.registry.oci import RegistrySource
 from donabe.registry.pypi import PackageSource
 from donabe.registry.references import Reference
@@ -58,14 +59,18 @@ def sources_of(reference: Reference) -> tuple[Source, ...]:
     known = catalogue.find(reference.name)
     if known is not None:
         return tuple(_open_source(source) for source in known.sources)
-    return (RegistrySource(reference.name),)
+    return (_registry_source(reference.name),)
 
 
 def _open_source(source: catalogue.CatalogueSource) -> Source:
     if source.package is not None:
         return PackageSource(source.package, source.digest)
     assert source.registry is not None
-    return RegistrySource(source.registry)
+    return _registry_source(source.registry)
+
+
+def _registry_source(name: ModelName) -> Source:
+    return HuggingFaceSource(name) if name.host.lower() in HOSTS else RegistrySource(name)
 
 
 async def _pull_from(

@@ -70,12 +70,17 @@ class HuggingFaceModels:
             if (split and int(split["number"]) != 1) or "mmproj" in path.name.lower():
                 continue
             stem = split["prefix"] if split else path.stem
-            quant = _QUANT_NAME.search(stem)
             try:
-                found.setdefault(ModelName("hf.co", user, repository, quant[1] if quant else "latest"), path)
+                found.setdefault(ModelName("hf.co", user, repository, quantization_of(stem) or "latest"), path)
             except InvalidNameError:
                 continue
         return found
+
+
+def quantization_of(stem: str) -> str:
+    """The quantisation that a GGUF's name ends with (`Model-Q4_K_M` -> `Q4_K_M`), or ""."""
+    match = _QUANT_NAME.search(stem)
+    return match[1] if match else ""
 
 
 def split_set(path: Path) -> tuple[Path, ...]:

@@ -618,3 +618,39 @@ def test_hostile_split_set_listing_changes_nothing(
     with pytest.raises(SourceError, match="the list of the repository's files"):
         _pull(store, f"{hugging_face.host}/org/big:q8_0", options)
     assert not store.layout.root.exists() or list(store.blobs.files()) == []
+
+
+# --- refused before the weights come ---------------------------------------------------------------------------------
+
+
+def test_model_of_another_engine_is_refused_by_its_config(
+    registry: FakeRegistry, store: ModelStore, options: PullOptions
+) -> None:
+    value: dict[str, Any] = json.loads(registry.add_model("lib/m:t", WEIGHTS))
+    config = json.dumps({"model_format": "gguf", "model_family": "mllama"}).encode()
+    value["config"] |= {"digest": registry.add_blob(config), "size": len(config)}
+    registry.manifests["lib/m:t"] = json.dumps(value).encode()
+    with pytest.raises(ModelFileError, match=r"laid out for Ollama's own engine \(architecture mllama\)") as caught:
+        _pull(store, f"{registry.host}/lib/m:t", options)
+    assert "llama.cpp" in str(caught.value.hint)
+    asked = [request.path for request in registry.server.seen("GET", "/v2/lib/m/blobs/")]
+    assert asked == [f"/v2/lib/m/blobs/{sha256(config)}"]
+    assert not store.layout.blobs.exists()
+
+
+def test_safetensors_model_is_refused_by_its_manifest(
+    registry: FakeRegistry, store: ModelStore, options: PullOptions
+) -> None:
+    registry.add_model("lib/m:t", WEIGHTS, mediaType="application/vnd.ollama.image.tensor")
+    with pytest.raises(SourceError, match="stored as safetensors"):
+        _pull(store, f"{registry.host}/lib/m:t", options)
+    assert registry.server.seen("GET", "/v2/lib/m/blobs/") == []
+
+
+def test_unreachable_registry_still_gets_the_nearest_names(
+    store: ModelStore, options: PullOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(SourceUnreachableError) as caught:
+        _pull(store, "smollm2:136m", options)
+    assert "did you mean smollm2:135m" in str(caught.value.hint)

@@ -16,6 +16,7 @@ from donabe.errors import (
     ModelNotFoundError,
     SourceAuthError,
     SourceError,
+    SourceUnreachableError,
     StoreError,
     VerificationError,
 )
@@ -26,14 +27,17 @@ from donabe.registry.progress import follow
 from donabe.registry.sources import PullOptions
 from donabe.store.digest import Digest
 from donabe.store.files import require_space
+from donabe.store.gguf_dialect import check_family
 from donabe.store.manifests import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer, Manifest
 from donabe.store.models import ModelStore
-from donabe.store.names import ModelName
-from donabe.store.specs import build_spec
+from donabe.store.names import DEFAULT_HOST, ModelName
+from donabe.store.specs import ModelConfig, build_spec
 from donabe.types import PullProgress
 
 if TYPE_CHECKING:
     import httpx
+
+_MAX_CONFIG_BYTES = 64 << 10
 
 
 class RegistrySource:
@@ -51,6 +55,7 @@ class RegistrySource:
         async with RegistryClient(self._name, options) as client:
             data = await self._fetch_manifest(client)
             manifest = _decode(data)
+            await self._refuse_early(client, manifest, store)
             new = [layer for layer in manifest.all_layers if not store.blobs.has(layer.digest)]
             require_space(store.layout.root, sum(layer.size for layer in new))
             limit = RateLimit(options.rate_limit)
@@ -64,6 +69,17 @@ class RegistrySource:
         if removed:
             yield PullProgress(status="removing unused layers")
         yield PullProgress(status="success")
+
+    async def _refuse_early(self, client: RegistryClient, manifest: Manifest, store: ModelStore) -> None:
+        """Refuse what can't run here by its config, a few hundred bytes, rather than after gigabytes of weights."""
+        if store.blobs.has(manifest.config.digest) or manifest.config.size > _MAX_CONFIG_BYTES:
+            return
+        async with client.send("GET", client.url(f"blobs/{manifest.config.digest}")) as response:
+            if response.status_code != 200:
+                return  # the download of this blob will say why
+            data = await read_capped(response, _MAX_CONFIG_BYTES)
+        if Digest.of_bytes(data) == manifest.config.digest:
+            check_family(ModelConfig.decode(data).family, self._name.short)
 
     async def _fetch_manifest(self, client: RegistryClient) -> bytes:
         url = client.url(f"manifests/{self._name.tag}")
@@ -82,7 +98,10 @@ class RegistrySource:
         except SourceAuthError:
             raise
         except SourceError as error:
-            raise type(error)(f"pull model manifest: {error}", hint=error.hint) from error
+            hint = error.hint
+            if isinstance(error, SourceUnreachableError) and self._name.host == DEFAULT_HOST:
+                hint = "; ".join(filter(None, (hint, catalogue.suggest(self._name))))
+            raise type(error)(f"pull model manifest: {error}", hint=hint) from error
 
 
 def _decode(data: bytes) -> Manifest:

@@ -50,11 +50,25 @@ def check_dialect(reader: GgufReader) -> None:
     """
     mark = _find_mark(reader)
     if mark:
-        raise ModelFileError(
-            f"{reader.file_name}: this model is laid out for Ollama's own engine ({mark}); llama.cpp does not read it",
-            path=reader.file_name,
-            hint=_HINT,
-        )
+        raise _refusal(reader.file_name, mark)
+
+
+def check_family(family: str, name: str) -> None:
+    """Refuse a model by the architecture its config names, before anything of it is downloaded.
+
+    Raises:
+        ModelFileError: Only Ollama's engine reads this architecture.
+    """
+    if family in _OWN_ARCHITECTURES:
+        raise _refusal(name, f"architecture {family}")
+
+
+def _refusal(name: str, mark: str) -> ModelFileError:
+    return ModelFileError(
+        f"{name}: this model is laid out for Ollama's own engine ({mark}); llama.cpp does not read it",
+        path=name,
+        hint=_HINT,
+    )
 
 
 def _find_mark(reader: GgufReader) -> str:

@@ -1,4 +1,4 @@
-"""Hostile registries and files over HTTP: each is one error, nothing outside the store changes, the server serves on."""
+"""Hostile registries and files over HTTP: one error each, nothing changes outside the store, the server serves on."""
 
 from __future__ import annotations
 

@@ -276,17 +276,34 @@ std::shared_ptr<StateBlob> Memory::get_state(int32_t seq_id, bool is_partial) co
     return read_state(context, seq_id, is_partial);
 }
 
+// Enough for the whole state of n_tokens of a dense sequence; 0: not known. llama.cpp's own answer walks all cells and
+// takes longer than copying them.
+size_t Memory::state_size_bound(int32_t n_tokens, bool is_partial) const {
+    if (kind_ != MemoryKind::dense || is_partial || context_->model()->uses_mrope()) {
+        return 0;
+    }
+    constexpr size_t meta_bytes_per_cell = 64;
+    constexpr size_t header_bytes = 1 << 16;
+    return static_cast<size_t>(n_tokens) * (context_->kv_bytes_per_cell() + meta_bytes_per_cell) + header_bytes;
+}
+
 std::shared_ptr<StateBlob> Memory::read_state(llama_context * context, int32_t seq_id, bool is_partial) const {
     log_tail_reset();
     const int32_t n_tokens = llama_memory_seq_pos_max(llama_get_memory(context), seq_id) + 1;
     const llama_state_seq_flags flags = state_flags(is_partial);
-    const size_t capacity = llama_state_seq_get_size_ext(context, seq_id, flags);
-    auto blob = std::make_shared<StateBlob>(capacity, is_partial, n_tokens);
-    const size_t n_bytes = llama_state_seq_get_data_ext(context, blob->data(), capacity, seq_id, flags);
-    if (n_bytes == 0) {
+    const auto read = [&](size_t capacity) {
+        auto blob = std::make_shared<StateBlob>(capacity, is_partial, n_tokens);
+        blob->set_n_bytes(llama_state_seq_get_data_ext(context, blob->data(), capacity, seq_id, flags));
+        return blob;
+    };
+    const size_t bound = state_size_bound(n_tokens, is_partial);
+    std::shared_ptr<StateBlob> blob = bound == 0 ? nullptr : read(bound);
+    if (!blob || blob->n_bytes() == 0) {
+        blob = read(llama_state_seq_get_size_ext(context, seq_id, flags));
+    }
+    if (blob->n_bytes() == 0) {
         throw Error(ErrorCode::state, "the state of sequence " + std::to_string(seq_id) + " can't be saved");
     }
-    blob->set_n_bytes(n_bytes);
     return blob;
 }
 

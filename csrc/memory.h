@@ -53,6 +53,7 @@ class Memory {
     bool share(llama_context * context, int32_t src, int32_t dst, int32_t n_tokens, bool is_at_end,
                const StateBlob * checkpoint) const;
     bool is_exact_fork(llama_context * context, int32_t dst, int32_t n_tokens) const;
+    size_t state_size_bound(int32_t n_tokens, bool is_partial) const;
     std::shared_ptr<StateBlob> read_state(llama_context * context, int32_t seq_id, bool is_partial) const;
     bool restore(llama_context * context, int32_t seq_id, const StateBlob & blob) const;
 

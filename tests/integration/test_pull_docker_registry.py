@@ -21,6 +21,7 @@ from donabe.registry.download import Download
 from donabe.registry.jobs import Pusher, pull_model_sync
 from donabe.registry.references import parse_reference
 from donabe.registry.sources import PullOptions
+from donabe.store.check import check_store
 from donabe.store.models import ModelStore
 
 N_BYTES = 48_000_000
@@ -123,6 +124,7 @@ def test_kill_at_random_offsets_then_resume(host: str, pushed: tuple[str, ModelS
         assert counts[1] >= reached - 5_000_000  # 0.2 s at the limit: records are written more often than that
         reached = max(counts)
         assert store.names() == () or store.resolve(name)
+        assert check_store(store, deep=True) == ()
     assert 5_000_000 < reached < N_BYTES
     (*_, last) = pull_model_sync(parse_reference(name), store, _options(host))
     assert last.status == "success"

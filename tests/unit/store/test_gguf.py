@@ -152,3 +152,25 @@ def test_scores_of_another_type_are_refused(tmp_path: Path) -> None:
         summarize(model.write(tmp_path / "m.gguf"))
     assert caught.value.path == "m.gguf"
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"split.no": 1}, "general.architecture is missing"),  # no set at all
+        ({"split.no": 0, "split.count": 2}, "general.architecture is missing"),  # the first has the metadata
+        ({"split.no": 2, "split.count": 2}, r"split\.no is 2 in a set of 2"),
+        ({"split.no": 1, "split.count": 65_535}, r"split\.count is 65535"),
+    ],
+)
+def test_only_later_files_of_a_set_may_lack_the_metadata(tmp_path: Path, values: dict[str, int], words: str) -> None:
+    model = FakeGguf(tuple((key, u32(value)) for key, value in values.items()), tiny_model().tensors)
+    with pytest.raises(ModelFileError, match=words):
+        summarize(model.write(tmp_path / "m.gguf"))
+
+
+def test_tensors_of_later_files_are_checked_as_all_are(tmp_path: Path) -> None:
+    keys = (("split.no", u32(1)), ("split.count", u32(2)))
+    model = FakeGguf(keys, (FakeTensor("t.weight", (4, 3), offset=1 << 40),))
+    with pytest.raises(ModelFileError, match="cut off or damaged"):
+        summarize(model.write(tmp_path / "m.gguf"))

@@ -60,7 +60,7 @@ def refuse_open_door(settings: ServerSettings) -> None:
         f"refusing to listen on {settings.host or 'all interfaces'} without API keys: everybody who can reach it"
         " could use and change your models",
         setting="host",
-        hint="set api_keys (DONABE_API_KEYS), or pass --insecure-no-auth if the network is trusted",
+        hint="make one with `donabe key create NAME`, or pass --insecure-no-auth if the network is trusted",
     )
 
 

@@ -1,6 +1,7 @@
 """`donabe key`: make, list and revoke the API keys that the server on this machine accepts.
 
-Works on the key file itself, without a server: who may read donabe's home folder may make keys. A running server notices.
+Works on the key file itself, without a server: who may write donabe's home folder may make keys. A running server
+notices.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from donabe.cli.commands.key import key
+from donabe.cli.app import root
 from donabe.errors import InvalidRequestError
 from donabe.server.keys import KeyFile, KeyRing
 
@@ -15,7 +15,7 @@ def invoke(tmp_path, monkeypatch):
     monkeypatch.setenv("DONABE_HOME", str(tmp_path))
 
     def invoke(*args: str):
-        return CliRunner().invoke(key, args, catch_exceptions=False)
+        return CliRunner().invoke(root, ["key", *args], catch_exceptions=False)
 
     return invoke
 

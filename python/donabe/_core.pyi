@@ -211,7 +211,9 @@ class Vocab:
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = False
     ) -> list[Int32Array]: ...
     def piece(self, token: int, *, special: bool = False) -> bytes: ...
-    def detokenize(self, tokens: Int32Array, *, remove_special: bool = False, unparse_special: bool = False) -> bytes: ...
+    def detokenize(
+        self, tokens: Int32Array, *, remove_special: bool = False, unparse_special: bool = False
+    ) -> bytes: ...
 
 # --- context --------------------------------------------------------------------------------------------------------
 
@@ -353,7 +355,7 @@ class Batch:
     def add_tokens(
         self, seq_id: int, tokens: Int32Array, pos0: int, outputs: Literal["none", "last", "all"] = "none"
     ) -> None:
-        """A contiguous chunk of one sequence. Raises InvalidBatchError when it does not fit or the sequence is there."""
+        """A contiguous chunk of one sequence. Raises InvalidBatchError when it does not fit or the sequence is in."""
     def add_decode(self, seq_ids: Int32Array, tokens: Int32Array, positions: Int32Array) -> None:
         """One token and one output row for each sequence."""
     def add_draft(self, seq_id: int, tokens: Int32Array, pos0: int) -> None:
@@ -364,7 +366,9 @@ class Batch:
 
 @final
 class GrammarTrigger:
-    def __init__(self, kind: Literal["token", "word", "pattern", "pattern_full"], value: str, token: int = -1) -> None: ...
+    def __init__(
+        self, kind: Literal["token", "word", "pattern", "pattern_full"], value: str, token: int = -1
+    ) -> None: ...
     @property
     def kind(self) -> str: ...
     @property
@@ -557,5 +561,5 @@ class ChatParser:
         """Append text; JSON {"content": str, "thinking": str, "tool_calls": [{"index", "id", "name", "arguments"}]}
         with what is new since the last call (tool call arguments as deltas). Reparses all text: call per flush."""
     def finish(self) -> str:
-        """Final parse; JSON {"content", "thinking", "tool_calls": [...complete], "deltas": as feed(), "error": str|null}.
+        """Final parse: JSON {"content", "thinking", "tool_calls": [whole], "deltas": "error": str|null}.
         A text that does not parse is returned whole as content, with the reason in `error`."""

@@ -1,7 +1,7 @@
 """Every error donabe raises, in one tree. Pure data: knows nothing of HTTP, exit codes or the native module.
 
-The native module maps its C++ error codes to the classes under `NativeError` by name (csrc/base/errors.h), so a class here
-and a code there come and go together (tests/contract/test_error_parity.py). HTTP statuses and exit codes are tables in
+The native module maps its C++ error codes to the classes under `NativeError` by name (csrc/base/errors.h), so a class
+here and a code there come and go together (tests/native/test_module.py). HTTP statuses and exit codes are tables in
 `donabe.server.errors` and `donabe.cli.errors`, looked up by MRO.
 
     DonabeError

@@ -561,5 +561,5 @@ class ChatParser:
         """Append text; JSON {"content": str, "thinking": str, "tool_calls": [{"index", "id", "name", "arguments"}]}
         with what is new since the last call (tool call arguments as deltas). Reparses all text: call per flush."""
     def finish(self) -> str:
-        """Final parse: JSON {"content", "thinking", "tool_calls": [whole], "deltas": "error": str|null}.
+        """Final parse: JSON {"content", "thinking", "tool_calls": [whole], "deltas": {...}, "error": str|null}.
         A text that does not parse is returned whole as content, with the reason in `error`."""

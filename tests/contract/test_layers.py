@@ -96,7 +96,11 @@ def test_document_names_every_part() -> None:
 
 @pytest.mark.parametrize(
     ("part", "expected"),
-    [("server", ["key.py", "serve.py"]), ("registry", ["load.py", "save.py"]), ("store", ["health.py", "load.py", "save.py"])],
+    [
+        ("server", ["key.py", "serve.py"]),
+        ("registry", ["load.py", "save.py"]),
+        ("store", ["health.py", "load.py", "save.py"]),
+    ],
 )
 def test_few_commands_reach_past_the_server(part: str, expected: list[str]) -> None:
     users = [

@@ -69,7 +69,9 @@ class Lab:
         return self.context.logits_view().copy()
 
 
-EXACT = 1e-5  # one thread, no flash attention: batch shape hardly changes the arithmetic
+# One thread, no flash attention: the batch's shape changes only the order of sums. 1.0e-5 was seen with one compiler; one
+# wrong token in the prompt moves these models by 2.7e-3 or more.
+EXACT = 2e-5
 
 
 def assert_close(got: Logits, expected: Logits, tolerance: float = EXACT) -> None:

@@ -71,10 +71,13 @@ class Life:
         return [token for output in self.outputs for token in output.tokens], usage.n_cached_tokens, best
 
 
+TOLERANCE = 5e-3  # a wrong prefix shows as 0.09 or more; sparse attention picks other cells at near ties
+
+
 def assert_same(got, expected) -> None:
     assert got[0] == expected[0]
     for a, b in zip(got[2], expected[2], strict=True):
-        assert max(abs(a[token] - b[token]) for token in a.keys() & b.keys()) < 1e-4
+        assert max(abs(a[token] - b[token]) for token in a.keys() & b.keys()) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -69,8 +69,8 @@ class Lab:
         return self.context.logits_view().copy()
 
 
-# One thread, no flash attention: the batch's shape changes only the order of sums. 1.0e-5 was seen with one compiler; one
-# wrong token in the prompt moves these models by 2.7e-3 or more.
+# One thread, no flash attention: the batch's shape changes only the order of sums. 1.0e-5 was seen with one compiler;
+# one wrong token in the prompt moves these models by 2.7e-3 or more.
 EXACT = 2e-5
 
 

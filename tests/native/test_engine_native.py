@@ -28,7 +28,8 @@ KINDS = {
     "hybrid_iswa": "lfm2",
     "opaque": "deepseek32",
 }
-# With these models a wrong prefix shows as 0.09 or more. The sparse attention of the opaque one picks other cells at near ties.
+# With these models a wrong prefix shows as 0.09 or more. The sparse attention of the opaque one picks other cells at
+# near ties.
 TOLERANCE = {kind: 5e-5 for kind in KINDS} | {"opaque": 5e-3}
 SHARING = [kind for kind in KINDS if kind != "opaque"]
 

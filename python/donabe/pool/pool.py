@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -194,6 +195,7 @@ class ModelPool:
         except Exception as error:
             logger.warning("loading %s failed: %s", resident.spec.name, error)
             self._forget(resident)
+            _hide_folders(error, resident.spec)
             raise
         now = resident.loaded_at = resident.last_used_at = self._clock()
         logger.info("loaded %s in %.2f s", resident.spec.name, now - started)
@@ -367,6 +369,17 @@ class ModelPool:
             self._close(resident)
         if self._closers:
             await asyncio.gather(*list(self._closers), return_exceptions=True)
+
+
+def _hide_folders(error: Exception, spec: ModelSpec) -> None:
+    """Callers elsewhere see a load error; where the server keeps its files is none of their business."""
+    if not error.args or not isinstance(error.args[0], str):
+        return
+    text = error.args[0]
+    for path in (*spec.paths, spec.projector, spec.draft, *(adapter.path for adapter in spec.adapters)):
+        if path:
+            text = text.replace(path, os.path.basename(path))
+    error.args = (text, *error.args[1:])
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

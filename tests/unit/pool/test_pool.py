@@ -363,3 +363,10 @@ async def test_load_errors_with_plenty_of_memory_are_final(factory, clock):
     with pytest.raises(LoadError):
         await pool.lease(sized("a:latest"), AUTO)
     assert len(start.tried) == 1
+
+
+async def test_load_errors_do_not_show_where_files_are(make_pool, factory):
+    pool = make_pool()
+    factory.error = LoadError("failed to load model '/models/a:latest.gguf': bad magic")
+    with pytest.raises(LoadError, match=r"^failed to load model 'a:latest\.gguf': bad magic$"):
+        await pool.lease(A, AUTO)

@@ -27,7 +27,13 @@ const vercelOpenAI = createOpenAICompatible({
   supportsStructuredOutputs: true,
 });
 
-const parameters = { type: "object", properties: { a: { type: "integer" } }, required: ["a"] };
+// Closed, so that a small model can't fill a page with properties of its own.
+const parameters = {
+  type: "object",
+  properties: { a: { type: "integer" } },
+  required: ["a"],
+  additionalProperties: false,
+};
 const functions = [{ type: "function", function: { name: "add", description: "adds", parameters } }];
 const check = (condition, what) => {
   if (!condition) throw new Error(`failed: ${JSON.stringify(what)?.slice(0, 200)}`);
@@ -65,7 +71,7 @@ await feature("npm ollama", "abort", "chat", async () => {
 await feature("npm ollama", "generate", "chat", async () =>
   check((await ollama.generate({ model: chat, prompt: question, options })).response));
 await feature("npm ollama", "tools", "tools", async () =>
-  check((await ollama.chat({ model: tools, messages, tools: functions })).message.tool_calls));
+  check((await ollama.chat({ model: tools, messages, tools: functions, options: { num_predict: 64 } })).message.tool_calls));
 await feature("npm ollama", "embeddings", "embed", async () =>
   check((await ollama.embed({ model: embed, input: ["a", "b"] })).embeddings.length === 2));
 await feature("npm ollama", "list, show, ps", "chat", async () => {
@@ -83,7 +89,7 @@ await feature("npm openai", "chat, streamed", "chat", async () => {
   check(text);
 });
 await feature("npm openai", "tools", "tools", async () =>
-  check((await openai.chat.completions.create({ model: tools, messages, tools: functions })).choices[0].message.tool_calls));
+  check((await openai.chat.completions.create({ model: tools, messages, tools: functions, max_tokens: 64 })).choices[0].message.tool_calls));
 await feature("npm openai", "responses, streamed", "chat", async () => {
   const kinds = [];
   const stream = await openai.responses.create({ model: chat, input: question, max_output_tokens: 24, stream: true });
@@ -120,12 +126,12 @@ for (const [client, provider] of [
   });
   await feature(client, "structured output", "chat", async () => {
     const schema = jsonSchema(parameters);
-    const result = await generateObject({ model: provider(chat), schema, prompt: question, maxRetries: 0 });
+    const result = await generateObject({ model: provider(chat), schema, prompt: question, temperature: 0, maxOutputTokens: 64, maxRetries: 0 });
     check(Number.isInteger(result.object.a), result.object);
   });
   await feature(client, "tools", "tools", async () => {
     const add = tool({ description: "adds", inputSchema: jsonSchema(parameters) });
-    const result = await generateText({ model: provider(tools), prompt: question, tools: { add }, maxRetries: 0 });
+    const result = await generateText({ model: provider(tools), prompt: question, tools: { add }, maxOutputTokens: 64, maxRetries: 0 });
     check(result.toolCalls.length, result);
   });
   await feature(client, "embeddings", "embed", async () => {

@@ -50,7 +50,7 @@ class FakeHeader:
     tensors: tuple[tuple[str, str, tuple[int, ...]], ...] = (("token_embd.weight", "F32", (4, 1)),)
 
 
-def read_fake_header(path: str) -> FakeHeader:
+def read_fake_header(paths: Sequence[str]) -> FakeHeader:
     return FakeHeader()
 
 

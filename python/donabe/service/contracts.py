@@ -28,9 +28,9 @@ class ModelStore(Protocol):
 
 
 class ReadMetadata(Protocol):
-    """Reads the header of a GGUF file (blocking)."""
+    """Reads the header of a GGUF, which may be split over several files (blocking)."""
 
-    def __call__(self, path: str) -> GgufSummary: ...
+    def __call__(self, paths: Sequence[str]) -> GgufSummary: ...
 
 
 class GgufSummary(Protocol):

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +25,7 @@ from donabe.convert.quantize import QuantizeJob, quantize
 from donabe.errors import InvalidRequestError, LoadError, ModelNotFoundError
 from donabe.service.contracts import PullModel
 from donabe.service.create_call import CreateCall, CreatePlan, check_create
-from donabe.service.create_files import GgufPart, group_splits, inspect_blob, inspect_file
+from donabe.service.create_files import GgufPart, complete_set, group_splits, inspect_blob, inspect_file, joined
 from donabe.service.create_layers import (
     LayerDraft,
     ModelDraft,
@@ -121,6 +121,7 @@ class ModelCreator:
                 part = inspect_blob(draft.blobs, f"{stored.name.short} ({layer.kind})", layer.digest)
             draft.blobs.touch(layer.digest)
             draft.layers.append(LayerDraft(replace(layer, from_=stored.name.short), False, part))
+        _require_whole_sets(draft)
         config = ModelConfig.decode(draft.blobs.read_small(stored.manifest.config.digest))
         kept = ("model_format", "renderer", "parser", "requires", "capabilities")
         draft.inherited = {key: config.raw[key] for key in kept if key in config.raw}
@@ -137,10 +138,6 @@ class ModelCreator:
         for kind, path in files:
             digest, size = self._copy_in(Path(path))
             part = inspect_blob(draft.blobs, f"{spec.name} ({kind})", digest)
-            if kind == "model" and part.split:
-                raise InvalidRequestError(
-                    f"{spec.name} is split over several files", field="from", hint="create it from its files instead"
-                )
             draft.add_blob(kind, digest, size, from_=spec.name, part=part)
         texts = [("template", spec.template), ("system", spec.system), *(("license", text) for text in spec.licenses)]
         for kind, text in texts:
@@ -206,12 +203,14 @@ class ModelCreator:
     def _merge(
         self, draft: ModelDraft, kind: str, group: tuple[GgufPart, ...], folder: Path, texts: dict[str, str]
     ) -> None:
-        sizes = [part.path.stat().st_size for part in group]
-        require_space(folder, sum(sizes))
         target = folder / "merged.gguf"
+        self._merge_files(group, target, texts)
+        draft.layers.append(self._adopt(kind, target, group[0].name))
+
+    def _merge_files(self, group: Sequence[GgufPart], target: Path, texts: dict[str, str]) -> None:
+        require_space(target.parent, sum(part.path.stat().st_size for part in group))
         with store_errors(self._store.layout.root):
             merge_gguf([part.path for part in group], target, add_texts=texts)
-        draft.layers.append(self._adopt(kind, target, group[0].name))
 
     def _adopt(self, kind: str, path: Path, name: str) -> LayerDraft:
         """A layer of a file made here. The file is validated before it becomes a blob."""
@@ -228,33 +227,37 @@ class ModelCreator:
         for kind, target in (("model", plan.quantization), ("draft", plan.draft_quantization)):
             if not target:
                 continue
-            for index, item in enumerate(draft.layers):
-                if item.layer.kind == kind and item.part is not None:
-                    events = self._quantize_layer(draft, index, item.part, target, folder)
-                    async with contextlib.aclosing(events):
-                        async for event in events:
-                            yield event
+            for layers in draft.sets(kind):
+                async with contextlib.aclosing(self._quantize_set(draft, layers, target, folder)) as events:
+                    async for event in events:
+                        yield event
 
-    async def _quantize_layer(self, draft: ModelDraft, index: int, part: GgufPart, target: str, folder: Path) -> Events:
-        layer = draft.layers[index].layer
+    async def _quantize_set(self, draft: ModelDraft, layers: Sequence[LayerDraft], target: str, folder: Path) -> Events:
+        """Quantise one file, or a split set, which becomes one file on the way."""
+        parts = [layer.part for layer in layers if layer.part]
+        part, kind, size = joined(parts), layers[0].layer.kind, sum(layer.layer.size for layer in layers)
         source = part.source_type
         if not source:
-            raise _quantized_source(layer.kind, part)
+            raise _quantized_source(kind, part)
         if source == target:
             return
-        await asyncio.to_thread(require_space, folder, layer.size)
+        await asyncio.to_thread(require_space, folder, size * min(len(parts), 2))
+        if len(parts) > 1:
+            yield PullProgress(status="merging split GGUF")
+            part = replace(part, path=folder / "merged.gguf")
+            await asyncio.to_thread(self._merge_files, parts, part.path, {})
         output = folder / "quantized.gguf"
         job = QuantizeJob(part.path, output, target, tensor_types(part.summary.architecture, part.tensors, target))
         status = f"quantizing {source} model to {target}"
         try:
             async with contextlib.aclosing(self._quantize(job)) as progress:
                 async for done, total in progress:
-                    completed = layer.size * done // max(total, 1)
-                    yield PullProgress(status=status, digest=_NO_DIGEST, total=layer.size, completed=completed)
+                    completed = size * done // max(total, 1)
+                    yield PullProgress(status=status, digest=_NO_DIGEST, total=size, completed=completed)
         except LoadError as error:
             raise _failed_quantisation(part, target, error) from error
         yield PullProgress(status="verifying conversion")
-        draft.layers[index] = await asyncio.to_thread(self._adopt, layer.kind, output, part.name)
+        draft.put(layers, await asyncio.to_thread(self._adopt, kind, output, part.name))
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 
@@ -303,6 +306,14 @@ def _require_kind(part: GgufPart, kind: str) -> None:
 
 
 _WITH_ARTICLE = {"adapter": "a LoRA adapter", "model": "a model"}
+
+
+def _require_whole_sets(draft: ModelDraft) -> None:
+    """Refuse a base model that lacks files of its split set."""
+    for kind in _GGUF_KINDS:
+        for layers in draft.sets(kind):
+            if any(layer.part and layer.part.split for layer in layers):
+                complete_set([layer.part for layer in layers if layer.part])
 
 
 def _quantized_source(kind: str, part: GgufPart) -> InvalidRequestError:

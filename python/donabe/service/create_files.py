@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -119,7 +119,21 @@ def group_splits(parts: Sequence[GgufPart]) -> list[tuple[GgufPart, ...]]:
     groups: dict[str, list[GgufPart]] = {}
     for part in parts:
         groups.setdefault(_split_prefix(part) if part.split else part.name, []).append(part)
-    return [_complete_set(group) if group[0].split else tuple(group) for group in groups.values()]
+    return [complete_set(group) if group[0].split else tuple(group) for group in groups.values()]
+
+
+def joined(parts: Sequence[GgufPart]) -> GgufPart:
+    """What the parts of one model are together: the first, with the parameters and the tensors of all.
+
+    Args:
+        parts: One file, or a split set in order.
+    """
+    first, summary = parts[0], parts[0].summary
+    if len(parts) == 1:
+        return first
+    if summary.is_counted:
+        summary = replace(summary, n_params=sum(part.summary.n_params for part in parts))
+    return replace(first, summary=summary, tensors=tuple(tensor for part in parts for tensor in part.tensors))
 
 
 def _split_prefix(part: GgufPart) -> str:
@@ -142,7 +156,12 @@ def _split_prefix(part: GgufPart) -> str:
     return match["prefix"]
 
 
-def _complete_set(parts: Sequence[GgufPart]) -> tuple[GgufPart, ...]:
+def complete_set(parts: Sequence[GgufPart]) -> tuple[GgufPart, ...]:
+    """The parts of one split model in order.
+
+    Raises:
+        InvalidRequestError: one is missing, or there twice.
+    """
     numbers: set[int] = set()
     for part in parts:
         assert part.split is not None  # a group of split files

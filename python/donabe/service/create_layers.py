@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from donabe.service.create_call import CreatePlan
-from donabe.service.create_files import GgufPart
+from donabe.service.create_files import GgufPart, joined
 from donabe.store.blobs import BlobStore
 from donabe.store.digest import Digest
 from donabe.store.manifests import CONFIG_TYPE, LAYER_PREFIX, Layer, Manifest, encode_json
@@ -68,9 +68,29 @@ class ModelDraft:
     def of_kind(self, kind: str) -> list[LayerDraft]:
         return [draft for draft in self.layers if draft.layer.kind == kind]
 
+    def put(self, old: Sequence[LayerDraft], new: LayerDraft) -> None:
+        """Put a layer where others were."""
+        place = self.layers.index(old[0])
+        self.layers = [layer for layer in self.layers if layer not in old]
+        self.layers.insert(place, new)
+
+    def sets(self, *kinds: str) -> list[tuple[LayerDraft, ...]]:
+        """The GGUF layers of some kinds, in layer order; those of a split set together, in the order of the set."""
+        groups: dict[tuple[int, int], list[LayerDraft]] = {}
+        for index, layer in enumerate(self.layers):
+            if layer.part is not None and layer.layer.kind in kinds:
+                key = (layer.part.split[1], 0) if layer.part.split else (1, index)
+                group = groups.setdefault(key, [])
+                group += [layer] if layer not in group else []  # a manifest may name a file of a set twice
+        return [tuple(sorted(group, key=_set_order)) for group in groups.values()]
+
     def parts(self, *kinds: str) -> list[GgufPart]:
-        """The GGUFs of layers of some kinds, in layer order."""
-        return [draft.part for draft in self.layers if draft.part is not None and draft.layer.kind in kinds]
+        """The GGUFs of layers of some kinds, in layer order. A split set is one."""
+        return [joined([layer.part for layer in group if layer.part]) for group in self.sets(*kinds)]
+
+
+def _set_order(layer: LayerDraft) -> int:
+    return layer.part.split[0] if layer.part and layer.part.split else 0
 
 
 def apply_texts(draft: ModelDraft, plan: CreatePlan, parameters: JsonObject) -> None:

@@ -109,8 +109,8 @@ class Models:
     async def show(self, name: str) -> ModelDescription:
         """The model and the header of its files."""
         spec = await self.find(name)
-        gguf = await asyncio.to_thread(self._read_metadata, spec.paths[0]) if spec.paths else None
-        projector = await asyncio.to_thread(self._read_metadata, spec.projector) if spec.projector else None
+        gguf = await asyncio.to_thread(self._read_metadata, spec.paths) if spec.paths else None
+        projector = await asyncio.to_thread(self._read_metadata, (spec.projector,)) if spec.projector else None
         return ModelDescription(spec, gguf, projector)
 
     def pull(self, name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.registry_gguf import F16, UINT16, FakeGguf, FakeTensor, Value, text, tiny_model, u32
+from tests.fakes.registry_gguf import F16, UINT16, FakeGguf, FakeTensor, Value, split_model, text, tiny_model, u32
 
 from donabe.convert.quantize import QuantizeJob
 from donabe.errors import (
@@ -21,11 +21,14 @@ from donabe.errors import (
     ModelFileError,
     ModelNotFoundError,
 )
+from donabe.registry.install import Provenance, install_blobs
 from donabe.service.create import ModelCreator
 from donabe.service.create_call import CreateCall, remote_url
 from donabe.store.digest import Digest
 from donabe.store.gguf import GgufReader
+from donabe.store.manifests import Manifest
 from donabe.store.models import ModelStore
+from donabe.store.names import ModelName
 from donabe.template import BUNDLED
 from donabe.template.bundled import KNOWN_TEXTS
 from donabe.types import Message, PullProgress
@@ -253,6 +256,25 @@ async def test_base_of_another_programs_store_is_copied(lab: Lab, tmp_path: Path
     assert lab.store.resolve("mine").parameters == {"top_k": 2, "top_p": 0.5}
 
 
+async def test_split_base_of_another_programs_store_is_copied(lab: Lab, tmp_path: Path) -> None:
+    other = Lab(tmp_path / "other")
+    store_split(other, "theirs", split_model(2))
+    spec = other.store.resolve("theirs")
+
+    class Foreign:
+        def names(self) -> tuple[Any, ...]:
+            return other.store.names()
+
+        def spec(self, name: Any) -> Any:
+            return spec
+
+    lab.store = ModelStore(tmp_path / "store", [Foreign()])
+    lab.creator = ModelCreator(lab.store, pull=FakePull(lab), quantize=lab.quantize)
+    await lab.create(model="mine", from_="theirs")
+    shutil.rmtree(tmp_path / "other")
+    assert len(lab.store.resolve("mine").paths) == 2
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -367,6 +389,51 @@ async def test_quantised_model_replaces_the_layer(lab: Lab) -> None:
     await lab.create(model="n", from_="m")
     with pytest.raises(InvalidRequestError, match="quantization is only supported for F16, BF16 and F32 models"):
         await lab.create(model="n", from_="m", quantize="Q8_0")
+
+
+def store_split(lab: Lab, name: str, files: Sequence[bytes]) -> None:
+    """A model whose manifest names every file of a split set, as registries give it."""
+    uploads = [lab.store.blobs.add_bytes(data)[0] for data in files]
+    install_blobs(lab.store, ModelName.parse(name), uploads, (), Provenance("a registry", ()))
+
+
+async def test_stored_split_model_is_inherited_file_by_file(lab: Lab) -> None:
+    store_split(lab, "big", split_model(3))
+    await lab.create(model="m", from_="big", system="S")
+    assert lab.kinds() == ["model", "model", "model", "system"]
+    config = lab.config()
+    assert (config["model_families"], config["model_type"]) == (["llama"], "36")
+    assert len(lab.store.resolve("m").paths) == 3
+    assert lab.store.resolve("m").details.parameter_size == "36"
+
+
+async def test_stored_split_model_is_quantised_as_one_file(lab: Lab) -> None:
+    store_split(lab, "big", split_model(3))
+    tensors: list[str] = []
+
+    async def quantize(job: QuantizeJob) -> AsyncGenerator[tuple[int, int], None]:
+        with GgufReader(job.source) as reader:
+            tensors.extend(tensor.name for tensor in reader.tensors)
+        async for step in lab.quantize(job):
+            yield step
+
+    lab.creator = ModelCreator(lab.store, pull=FakePull(lab), quantize=quantize)
+    statuses = await lab.create(model="m", from_="big", quantize="q4_K_M")
+    assert statuses.index("merging split GGUF") < statuses.index("quantizing F16 model to Q4_K_M")
+    assert tensors == ["token_embd.weight", "blk.0.t1.weight", "blk.0.t2.weight"]
+    assert lab.kinds() == ["model"]
+    assert lab.config()["file_type"] == "Q4_K_M"
+    assert list((lab.store.layout.root / ".donabe" / "create").iterdir()) == []
+
+
+async def test_base_that_lacks_a_file_of_its_set_is_refused(lab: Lab) -> None:
+    store_split(lab, "big", split_model(2))
+    stored = lab.store.read_manifest("big")
+    whole = stored.manifest
+    broken = Manifest(whole.config, whole.layers[:1])
+    lab.store.write_manifest(stored.name, broken.encode())
+    with pytest.raises(InvalidRequestError, match="has 1 shards, expected 2"):
+        await lab.create(model="m", from_="big")
 
 
 async def test_same_type_is_left_alone(lab: Lab) -> None:

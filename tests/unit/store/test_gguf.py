@@ -5,7 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.fakes.registry_gguf import FLOAT32, STRING, UINT32, FakeGguf, FakeTensor, array, text, tiny_model, u32
+from tests.fakes.registry_gguf import (
+    FLOAT32,
+    STRING,
+    UINT32,
+    FakeGguf,
+    FakeTensor,
+    array,
+    split_model,
+    text,
+    tiny_model,
+    u32,
+)
 
 from donabe.errors import ModelFileError
 from donabe.store.gguf import GgufReader
@@ -130,10 +141,21 @@ def test_human_count(count: int, shown: str) -> None:
 
 
 def test_read_metadata_keeps_file_order(tmp_path: Path) -> None:
-    header = read_metadata(str(tiny_model().write(tmp_path / "m.gguf")))
+    header = read_metadata([str(tiny_model().write(tmp_path / "m.gguf"))])
     assert next(iter(header.metadata)) == "general.architecture"
     assert header.metadata["tokenizer.ggml.scores"] == [0.0, 0.0, 0.0]
     assert header.tensors == (("token_embd.weight", "F32", (4, 3)),)
+
+
+def test_read_metadata_covers_a_split_set(tmp_path: Path) -> None:
+    paths = []
+    for number, data in enumerate(split_model(3)):
+        paths.append(str(tmp_path / f"m-{number}.gguf"))
+        Path(paths[-1]).write_bytes(data)
+    header = read_metadata(paths)
+    assert header.metadata["general.architecture"] == "llama"
+    assert header.metadata["split.no"] == 0
+    assert [name for name, _, _ in header.tensors] == ["token_embd.weight", "blk.0.t1.weight", "blk.0.t2.weight"]
 
 
 def test_tensors_may_leave_padding_out_at_the_end(tmp_path: Path) -> None:

@@ -8,16 +8,14 @@ setting and its source. Standard library only: every process, also `donabe --hel
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from donabe.errors import SettingsError
+from donabe.setting_layers import Setting, Source, parsed, pick, read_config, refuse_unknown
 from donabe.setting_values import (
     Address,
     Choice,
@@ -45,34 +43,6 @@ __all__ = [
     "default_home",
     "load_settings",
 ]
-
-SourceKind = Literal["default", "config file", "environment", "flag"]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a value came from; `name` is the file, the variable or the flag."""
-
-    kind: SourceKind
-    name: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}".rstrip()
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One declaration. `twins` are other programs' variables that are read when our own is unset."""
-
-    name: str
-    attribute: str
-    kind: ValueKind
-    default: object
-    default_text: str
-    env: str
-    twins: tuple[str, ...]
-    help: str
-    is_secret: bool
 
 
 def _declare(
@@ -338,70 +308,19 @@ def load_settings(
     environ = os.environ if environ is None else environ
     is_named = config_path is not None or bool(clean_text(environ.get("DONABE_CONFIG", "")))
     path = config_path or default_config_path(environ)
-    table = _read_config(path, must_exist=is_named)
+    table = read_config(path, must_exist=is_named)
     declared = {setting.name: setting for setting in declared_settings()}
-    _refuse_unknown(table, declared, f"config file {path}")
-    _refuse_unknown(flags or {}, declared, "flags")
+    refuse_unknown(table, declared, f"config file {path}")
+    refuse_unknown(flags or {}, declared, "flags")
 
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     for name, setting in declared.items():
-        raw, source = _pick(setting, table, path, environ, flags or {})
+        raw, source = pick(setting, table, path, environ, flags or {})
         if source.kind == "default":
             value = setting.default(values.get("home", Path()), environ) if callable(setting.default) else raw
         else:
-            value = _parsed(setting, raw, source)
+            value = parsed(setting, raw, source)
             sources[name] = source
         values[setting.attribute] = value
     return Settings(**values, sources=sources)
-
-
-def _pick(
-    setting: Setting, table: Mapping[str, object], path: Path, environ: Mapping[str, str], flags: Mapping[str, object]
-) -> tuple[object, Source]:
-    if flags.get(setting.name) is not None:
-        return flags[setting.name], Source("flag", f"--{setting.name.replace('_', '-')}")
-    for variable in (setting.env, *setting.twins):
-        if text := clean_text(environ.get(variable, "")):
-            return text, Source("environment", variable)
-    if setting.name in table:
-        return table[setting.name], Source("config file", str(path))
-    return setting.default, Source("default")
-
-
-def _parsed(setting: Setting, raw: object, source: Source) -> object:
-    try:
-        return setting.kind(raw)
-    except ValueError as error:
-        text = "has a bad value" if setting.is_secret else str(error)
-        raise SettingsError(
-            f"setting {setting.name} ({source}) {text}", setting=setting.name, source=str(source)
-        ) from None
-
-
-def _read_config(path: Path, *, must_exist: bool) -> dict[str, object]:
-    if not must_exist and not path.is_file():
-        return {}
-    if sys.version_info >= (3, 11):
-        import tomllib  # only when there is a file to read
-    else:
-        import tomli as tomllib
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise SettingsError(
-            f"config file {path}: {reason}",
-            setting="config",
-            source=str(path),
-            hint="fix the file or unset DONABE_CONFIG",
-        ) from error
-
-
-def _refuse_unknown(given: Mapping[str, object], declared: Mapping[str, Setting], where: str) -> None:
-    for name in given:
-        if name not in declared:
-            close = difflib.get_close_matches(name, declared, n=1)
-            hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists all settings"
-            raise SettingsError(f"unknown setting {name} in {where}", setting=name, source=where, hint=hint)

@@ -393,6 +393,7 @@ class RunnerStatus(_Value, frozen=True, kw_only=True, omit_defaults=False):
     n_draft_tokens: int = 0
     n_draft_accepted: int = 0
     n_preemptions: int = 0
+    n_forks: int = 0  # sequences that began with cells of another
     step_s: float = 0.0  # sum of step times
     python_s: float = 0.0  # of these, outside the native call
 

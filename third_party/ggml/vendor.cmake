@@ -7,6 +7,7 @@
 # tree appears under that name only when it is whole (unpacked and patched under a temporary name, then renamed).
 
 set(DONABE_GGML_SOURCE "" CACHE PATH "An unpacked llama.cpp tree to build instead of the pinned one")
+option(DONABE_GGML_UNPATCHED "The pinned tree without our patches: only for upstream's programs, as a peer in benchmarks" OFF)
 
 function(donabe_cache_dir out)
   if(DEFINED ENV{DONABE_CACHE_DIR})
@@ -46,6 +47,9 @@ function(donabe_vendor out)
   set(pin "${here}/requirements.txt")
   file(GLOB patches CONFIGURE_DEPENDS "${here}/patches/*.patch")
   list(SORT patches)
+  if(DONABE_GGML_UNPATCHED)
+    set(patches "")
+  endif()
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${pin}" ${patches})
 
   if(DONABE_GGML_SOURCE)
@@ -55,7 +59,7 @@ function(donabe_vendor out)
     set(${out} "${DONABE_GGML_SOURCE}" PARENT_SCOPE)
     return()
   endif()
-  if(EXISTS "${here}/llama.cpp/include/llama.h")
+  if(EXISTS "${here}/llama.cpp/include/llama.h" AND NOT DONABE_GGML_UNPATCHED)
     set(${out} "${here}/llama.cpp" PARENT_SCOPE)
     return()
   endif()

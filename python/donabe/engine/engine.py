@@ -165,6 +165,7 @@ class Engine:
             n_draft_tokens=counters.n_draft_tokens,
             n_draft_accepted=counters.n_draft_accepted,
             n_preemptions=self._scheduler.n_preemptions,
+            n_forks=cache.n_forks,
             step_s=counters.step_s,
             python_s=counters.python_s,
         )

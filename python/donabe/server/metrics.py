@@ -25,6 +25,7 @@ _RUNNER_COUNTERS = {
     "n_draft_tokens": ("donabe_draft_tokens_total", "Tokens proposed by speculation"),
     "n_draft_accepted": ("donabe_draft_accepted_total", "Proposed tokens that were accepted"),
     "n_preemptions": ("donabe_preemptions_total", "Sequences set aside for lack of room"),
+    "n_forks": ("donabe_prefix_forks_total", "Requests that began with the cached prefix of another"),
     "step_s": ("donabe_engine_step_seconds_total", "Time inside engine steps"),
 }
 _RUNNER_GAUGES = {

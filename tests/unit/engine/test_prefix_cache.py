@@ -51,6 +51,7 @@ def test_requests_arriving_together_share_one_prefill(kind):
         assert h.tokens[str(i)][0] == plain_answer(h.model, tokens, max_tokens=6)
     if kind != "opaque":
         assert h.context.n_evaluated <= 300 + 8 * (20 + 6)
+        assert h.engine.status().n_forks == 7
 
 
 @pytest.mark.parametrize("kind", SHARING)

@@ -61,9 +61,11 @@ class FakePull:
         self.known = {"tiny"}
         self.error: DonabeError | None = None
         self.n_stopped = 0
+        self.limits: list[int] = []
 
-    def __call__(self, name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+    def __call__(self, name: str, *, insecure: bool = False, limit_rate: int = 0) -> AsyncIterator[PullProgress]:
         ModelName.parse(name)
+        self.limits.append(limit_rate)
         return self._run(name)
 
     async def _run(self, name: str) -> AsyncIterator[PullProgress]:

@@ -30,7 +30,7 @@ from donabe.errors import (
     VerificationError,
 )
 from donabe.registry import parts as plans
-from donabe.registry.download import Patience
+from donabe.registry.download import Patience, RateLimit
 from donabe.registry.jobs import Puller, Pusher, pull_model_sync
 from donabe.registry.references import parse_reference
 from donabe.registry.sources import PullOptions
@@ -155,6 +155,21 @@ def test_rate_limit_is_kept(registry: FakeRegistry, store: ModelStore, options: 
     started = time.monotonic()
     _pull(store, f"{registry.host}/lib/m:t", replace(options, rate_limit=len(BIG) * 2))
     assert time.monotonic() - started > 0.4
+
+
+async def test_call_may_lower_the_limit_and_not_lift_it(
+    registry: FakeRegistry, store: ModelStore, options: PullOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr("donabe.registry.oci.RateLimit", lambda rate: limits.append(rate) or RateLimit(0))
+    monkeypatch.setattr("donabe.registry.push.RateLimit", lambda rate: limits.append(rate) or RateLimit(0))
+    registry.add_model("lib/m:t", WEIGHTS)
+    name = f"{registry.host}/lib/m:t"
+    for setting, asked in ((0, 0), (0, 7_000), (9_000, 0), (9_000, 7_000), (9_000, 99_000)):
+        limited = replace(options, rate_limit=setting)
+        for transfer in (Puller(store, limited), Pusher(store, limited)):
+            assert [event async for event in transfer(name, limit_rate=asked)][-1].status == "success"
+    assert limits == [0, 0, 7_000, 7_000, 9_000, 9_000, 7_000, 7_000, 9_000, 9_000]
 
 
 @pytest.mark.parametrize("status", [302, 307])

@@ -256,12 +256,13 @@ class NamedModel:
     """A decoded request that names a model: show, delete, pull, push.
 
     Attributes:
-        values: Other fields, by name.
+        limit_rate: Bytes per second a transfer may use, 0 = as the settings say.
     """
 
     name: str
     is_streamed: bool = True
     is_insecure: bool = False
+    limit_rate: int = 0
     is_verbose: bool = False
     system: str = ""
     options: JsonObject | None = None
@@ -274,10 +275,16 @@ def decode_named(body: bytes, struct: str) -> NamedModel:
     model, name = fields.string("model"), fields.string("name")
     is_show = struct == "ShowRequest"
     fields.ignore("username", "password", "template")
+    limit_rate = fields.integer("limit_rate")
+    if limit_rate < 0:
+        raise InvalidRequestError(
+            "limit_rate must be 0 or more bytes per second", field="limit_rate", hint="5000000 is 5 MB per second"
+        )
     return NamedModel(
         name=model or name,
         is_streamed=fields.boolean("stream", True),
         is_insecure=fields.boolean("insecure"),
+        limit_rate=limit_rate,
         is_verbose=fields.boolean("verbose"),
         system=fields.string("system") if is_show else "",
         options=fields.mapping("options") if is_show else None,

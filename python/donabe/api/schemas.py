@@ -106,6 +106,7 @@ _NATIVE_COMMON: dict[str, JsonObject] = {
     "top_logprobs": option("top_logprobs"),
 }
 _NAMED = obj("model", model={"type": "string", "minLength": 1})
+_TRANSFER = obj("model", model=STRING, insecure=BOOLEAN, limit_rate={"type": "integer", "minimum": 0}, stream=BOOLEAN)
 _TEXT_PARTS = array_of(obj("type", type=STRING))
 _CONTENT = one_of(STRING, _TEXT_PARTS)
 _OPENAI_CALL = obj("function", id=STRING, type=STRING, function=obj("name arguments", name=STRING, arguments=STRING))
@@ -172,7 +173,7 @@ REQUESTS: dict[str, JsonObject] = {
         return_documents=BOOLEAN,
     ),
     "ShowRequest": obj("model", model=STRING, verbose=BOOLEAN, system=STRING, options=ref("Options")),
-    "PullRequest": obj("model", model=STRING, insecure=BOOLEAN, stream=BOOLEAN),
+    "PullRequest": _TRANSFER,
     "DeleteRequest": _NAMED,
     "CopyRequest": obj("source destination", source=STRING, destination=STRING),
     "ChatCompletionRequest": obj(
@@ -265,7 +266,7 @@ REQUESTS: dict[str, JsonObject] = {
         quantize=STRING,
         **{"from": STRING},
     ),
-    "PushRequest": obj("model", model=STRING, insecure=BOOLEAN, stream=BOOLEAN),
+    "PushRequest": _TRANSFER,
 }
 
 REPLIES: dict[str, JsonObject] = {

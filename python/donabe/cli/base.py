@@ -1,4 +1,7 @@
-"""The click command class of all subcommands: argument-count errors with numbers, and the environment in the help."""
+"""The click command class of all subcommands: argument-count errors with numbers, and the environment in the help.
+
+Also what several commands' arguments and options share.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,28 @@ def file_as_absolute(ctx: click.Context, param: click.Parameter, value: str | No
     ):
         return os.path.abspath(os.path.expanduser(value))
     return value
+
+
+def _bytes_per_second(ctx: click.Context, param: click.Parameter, value: str | None) -> int:
+    if value is None:
+        return 0
+    from donabe.setting_values import Size
+
+    try:
+        rate = Size()(value)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"{error} (bytes per second)") from None
+    if rate <= 0:
+        raise click.BadParameter("must be more than 0 bytes per second, such as 5M")
+    return rate
+
+
+limit_rate_option = click.option(
+    "--limit-rate",
+    metavar="RATE",
+    callback=_bytes_per_second,
+    help="Use at most this many bytes per second (e.g. 5M)",
+)
 
 
 class Command(click.Command):

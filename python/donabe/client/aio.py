@@ -96,24 +96,37 @@ class AsyncClient:
         return await self._call(calls.embed(model, input, fields))
 
     @overload
-    async def pull(self, model: str, *, stream: Literal[False] = ..., insecure: bool = ...) -> JsonObject: ...
-    @overload
-    async def pull(self, model: str, *, stream: Literal[True], insecure: bool = ...) -> AsyncIterator[JsonObject]: ...
     async def pull(
-        self, model: str, *, stream: bool = False, insecure: bool = False
+        self, model: str, *, stream: Literal[False] = ..., insecure: bool = ..., limit_rate: int = ...
+    ) -> JsonObject: ...
+    @overload
+    async def pull(
+        self, model: str, *, stream: Literal[True], insecure: bool = ..., limit_rate: int = ...
+    ) -> AsyncIterator[JsonObject]: ...
+    async def pull(
+        self, model: str, *, stream: bool = False, insecure: bool = False, limit_rate: int = 0
     ) -> JsonObject | AsyncIterator[JsonObject]:
-        """Download a model; the stream reports progress (`status`, `digest`, `total`, `completed`)."""
-        return await self._answer(calls.pull(model, stream, insecure), stream)
+        """Download a model; the stream reports progress (`status`, `digest`, `total`, `completed`).
+
+        Args:
+            insecure: Speak plain HTTP to the registry.
+            limit_rate: Bytes per second, 0 = as the server's settings say.
+        """
+        return await self._answer(calls.transfer("pull", model, stream, insecure, limit_rate), stream)
 
     @overload
-    async def push(self, model: str, *, stream: Literal[False] = ..., insecure: bool = ...) -> JsonObject: ...
-    @overload
-    async def push(self, model: str, *, stream: Literal[True], insecure: bool = ...) -> AsyncIterator[JsonObject]: ...
     async def push(
-        self, model: str, *, stream: bool = False, insecure: bool = False
+        self, model: str, *, stream: Literal[False] = ..., insecure: bool = ..., limit_rate: int = ...
+    ) -> JsonObject: ...
+    @overload
+    async def push(
+        self, model: str, *, stream: Literal[True], insecure: bool = ..., limit_rate: int = ...
+    ) -> AsyncIterator[JsonObject]: ...
+    async def push(
+        self, model: str, *, stream: bool = False, insecure: bool = False, limit_rate: int = 0
     ) -> JsonObject | AsyncIterator[JsonObject]:
         """Upload a model to the registry its name says; the stream reports progress like that of `pull`."""
-        return await self._answer(calls.push(model, stream, insecure), stream)
+        return await self._answer(calls.transfer("push", model, stream, insecure, limit_rate), stream)
 
     @overload
     async def create(

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
@@ -109,9 +109,10 @@ def embed(model: str, input: str | Sequence[str], fields: EmbedFields) -> Call:
     return Call("POST", "/api/embed", {"model": model, "input": texts, **_checked(fields, EmbedFields)})
 
 
-def pull(model: str, stream: bool, insecure: bool) -> Call:
-    body: JsonObject = {"model": model, "stream": stream}
-    return Call("POST", "/api/pull", body | ({"insecure": True} if insecure else {}), ("status", "success"))
+def transfer(verb: Literal["pull", "push"], model: str, stream: bool, insecure: bool, limit_rate: int) -> Call:
+    chosen: JsonObject = {"insecure": insecure, "limit_rate": limit_rate}
+    body: JsonObject = {"model": model, "stream": stream, **{key: value for key, value in chosen.items() if value}}
+    return Call("POST", f"/api/{verb}", body, ("status", "success"))
 
 
 def create(model: str, stream: bool, fields: CreateFields) -> Call:
@@ -119,11 +120,6 @@ def create(model: str, stream: bool, fields: CreateFields) -> Call:
     if "from_" in body:
         body["from"] = body.pop("from_")
     return Call("POST", "/api/create", body, ("status", "success"))
-
-
-def push(model: str, stream: bool, insecure: bool) -> Call:
-    body: JsonObject = {"model": model, "stream": stream}
-    return Call("POST", "/api/push", body | ({"insecure": True} if insecure else {}), ("status", "success"))
 
 
 def render(model: str, messages: Sequence[Mapping[str, Any]], fields: ChatFields) -> Call:

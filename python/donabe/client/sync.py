@@ -100,20 +100,37 @@ class Client:
         return self._call(calls.embed(model, input, fields))
 
     @overload
-    def pull(self, model: str, *, stream: Literal[False] = ..., insecure: bool = ...) -> JsonObject: ...
+    def pull(
+        self, model: str, *, stream: Literal[False] = ..., insecure: bool = ..., limit_rate: int = ...
+    ) -> JsonObject: ...
     @overload
-    def pull(self, model: str, *, stream: Literal[True], insecure: bool = ...) -> Iterator[JsonObject]: ...
-    def pull(self, model: str, *, stream: bool = False, insecure: bool = False) -> JsonObject | Iterator[JsonObject]:
-        """Download a model; the stream reports progress (`status`, `digest`, `total`, `completed`)."""
-        return self._answer(calls.pull(model, stream, insecure), stream)
+    def pull(
+        self, model: str, *, stream: Literal[True], insecure: bool = ..., limit_rate: int = ...
+    ) -> Iterator[JsonObject]: ...
+    def pull(
+        self, model: str, *, stream: bool = False, insecure: bool = False, limit_rate: int = 0
+    ) -> JsonObject | Iterator[JsonObject]:
+        """Download a model; the stream reports progress (`status`, `digest`, `total`, `completed`).
+
+        Args:
+            insecure: Speak plain HTTP to the registry.
+            limit_rate: Bytes per second, 0 = as the server's settings say.
+        """
+        return self._answer(calls.transfer("pull", model, stream, insecure, limit_rate), stream)
 
     @overload
-    def push(self, model: str, *, stream: Literal[False] = ..., insecure: bool = ...) -> JsonObject: ...
+    def push(
+        self, model: str, *, stream: Literal[False] = ..., insecure: bool = ..., limit_rate: int = ...
+    ) -> JsonObject: ...
     @overload
-    def push(self, model: str, *, stream: Literal[True], insecure: bool = ...) -> Iterator[JsonObject]: ...
-    def push(self, model: str, *, stream: bool = False, insecure: bool = False) -> JsonObject | Iterator[JsonObject]:
+    def push(
+        self, model: str, *, stream: Literal[True], insecure: bool = ..., limit_rate: int = ...
+    ) -> Iterator[JsonObject]: ...
+    def push(
+        self, model: str, *, stream: bool = False, insecure: bool = False, limit_rate: int = 0
+    ) -> JsonObject | Iterator[JsonObject]:
         """Upload a model to the registry its name says; the stream reports progress like that of `pull`."""
-        return self._answer(calls.push(model, stream, insecure), stream)
+        return self._answer(calls.transfer("push", model, stream, insecure, limit_rate), stream)
 
     @overload
     def create(self, model: str, *, stream: Literal[False] = ..., **fields: Unpack[CreateFields]) -> JsonObject: ...

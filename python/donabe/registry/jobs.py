@@ -13,7 +13,6 @@ import os
 import queue
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from dataclasses import replace
 from typing import Final
 
 from donabe.errors import CancelledError, DonabeError, SourceError
@@ -175,13 +174,13 @@ class Puller:
         self._store = store
         self._options = options or PullOptions()
 
-    def __call__(self, name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
-        """Pull what a request named; see `pull_model`.
+    def __call__(self, name: str, *, insecure: bool = False, limit_rate: int = 0) -> AsyncIterator[PullProgress]:
+        """Pull what a request named; see `pull_model`. One that joins a pull under way gets that one's limit.
 
         Raises:
             InvalidNameError: It is no model name. Files can't be named.
         """
-        options = replace(self._options, insecure=True) if insecure else self._options
+        options = self._options.for_call(insecure=insecure, limit_rate=limit_rate)
         return pull_model(parse_reference(name), self._store, options)
 
 
@@ -192,13 +191,13 @@ class Pusher:
         self._store = store
         self._options = options or PullOptions()
 
-    def __call__(self, name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+    def __call__(self, name: str, *, insecure: bool = False, limit_rate: int = 0) -> AsyncIterator[PullProgress]:
         """Push a stored model to the registry its name says; see `donabe.registry.push.push`.
 
         Raises:
             InvalidNameError: It is no model name.
         """
         parsed = ModelName.parse(name)
-        options = replace(self._options, insecure=True) if insecure else self._options
+        options = self._options.for_call(insecure=insecure, limit_rate=limit_rate)
         key = ("push", str(self._store.layout.root), parsed.key, "")
         return _listen_async(key, lambda: push(parsed, self._store, options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,11 @@ class PullOptions:
     private_hosts: tuple[str, ...] = ()
     key_folder: Path = field(default_factory=lambda: Path.home() / ".donabe")
     patience: Patience = field(default_factory=Patience)
+
+    def for_call(self, *, insecure: bool, limit_rate: int) -> PullOptions:
+        """With what one call asks for: plain HTTP, or fewer bytes per second than the settings allow."""
+        limits = [limit for limit in (self.rate_limit, limit_rate) if limit > 0]
+        return replace(self, insecure=insecure or self.insecure, rate_limit=min(limits, default=0))
 
 
 class TransferSettings(Protocol):

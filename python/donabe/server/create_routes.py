@@ -58,7 +58,7 @@ class CreateRoutes:
             raise InvalidRequestError("model is required", field="model")
         if self._push is None:
             raise UnsupportedError("this server can't push models")
-        events = self._push(decoded.name, insecure=decoded.is_insecure)
+        events = self._push(decoded.name, insecure=decoded.is_insecure, limit_rate=decoded.limit_rate)
         return _progress(events, decoded.warnings, is_streamed=decoded.is_streamed)
 
     async def has_blob(self, request: Request) -> Response:

@@ -230,7 +230,7 @@ class NativeRoutes:
         self._check_strict(decoded.warnings)
         if not decoded.name.strip():
             raise InvalidNameError("invalid model name")
-        events = self._models.pull(decoded.name, insecure=decoded.is_insecure)
+        events = self._models.pull(decoded.name, insecure=decoded.is_insecure, limit_rate=decoded.limit_rate)
         headers = warning_headers(decoded.warnings)
 
         async def lines() -> AsyncIterator[bytes]:

@@ -46,6 +46,8 @@ class GgufSummary(Protocol):
 
 
 class PullModel(Protocol):
-    """Downloads a model into the store. Closing the iterator stops the download; finished parts are kept."""
+    """Downloads a model into the store (or sends one out). Closing the iterator stops it; finished parts are kept."""
 
-    def __call__(self, name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]: ...
+    def __call__(self, name: str, *, insecure: bool = False, limit_rate: int = 0) -> AsyncIterator[PullProgress]:
+        """`limit_rate` is in bytes per second, 0 = as the settings say; it never lifts their limit."""
+        ...

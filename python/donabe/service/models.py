@@ -113,7 +113,7 @@ class Models:
         projector = await asyncio.to_thread(self._read_metadata, (spec.projector,)) if spec.projector else None
         return ModelDescription(spec, gguf, projector)
 
-    def pull(self, name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+    def pull(self, name: str, *, insecure: bool = False, limit_rate: int = 0) -> AsyncIterator[PullProgress]:
         """Download a model; closing the iterator stops it unless others watch the same download.
 
         Raises:
@@ -123,7 +123,7 @@ class Models:
         base, where = split_where(name)
         if where == "cloud":
             raise RemoteModelError(CLOUD_DISABLED, hint="donabe runs local models only; leave out the cloud suffix")
-        return self._pull(base, insecure=insecure)
+        return self._pull(base, insecure=insecure, limit_rate=limit_rate)
 
     async def delete(self, name: str) -> None:
         """Remove a model from the store; a running instance keeps running until it is unloaded."""

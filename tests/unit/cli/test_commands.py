@@ -114,6 +114,22 @@ def test_pull_without_terminal_prints_plain_lines(server: FakeServer, donabe: Ru
     assert server.bodies("/api/pull") == [{"model": "m", "stream": True, "insecure": True}]
 
 
+@pytest.mark.parametrize(("rate", "sent"), [("5M", 5_000_000), ("512KiB", 524_288), ("1000", 1000)])
+@pytest.mark.parametrize("verb", ["pull", "push"])
+def test_transfer_with_a_limit(server: FakeServer, donabe: Run, verb: str, rate: str, sent: int) -> None:
+    server.reply("POST", f"/api/{verb}", [{"status": "success"}])
+    assert donabe(verb, "m", "--limit-rate", rate).code == 0
+    assert server.bodies(f"/api/{verb}") == [{"model": "m", "stream": True, "limit_rate": sent}]
+
+
+@pytest.mark.parametrize("rate", ["fast", "0", "-5", "", "5 MB/s", "9" * 400])
+def test_limit_that_is_none_is_refused(server: FakeServer, donabe: Run, rate: str) -> None:
+    outcome = donabe("pull", "m", "--limit-rate", rate)
+    assert outcome.code != 0
+    assert "--limit-rate" in outcome.err
+    assert server.bodies("/api/pull") == []
+
+
 def test_pull_error_inside_the_stream(server: FakeServer, donabe: Run) -> None:
     server.reply("POST", "/api/pull", [{"status": "pulling manifest"}, {"error": "no such file"}])
     outcome = donabe("pull", "missing")

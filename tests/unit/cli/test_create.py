@@ -33,7 +33,7 @@ async def fake_quantize(job: QuantizeJob) -> AsyncGenerator[tuple[int, int], Non
     yield 1, 1
 
 
-async def fake_push(name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+async def fake_push(name: str, *, insecure: bool = False, limit_rate: int = 0) -> AsyncIterator[PullProgress]:
     yield PullProgress(status="retrieving manifest")
     if name == "denied":
         raise SourceAuthError("unauthorized: access denied")

@@ -161,6 +161,12 @@ def test_host_and_key_come_from_the_environment(server: FakeServer, monkeypatch:
         ("POST", "/api/embed", lambda c: c.embed("m", ["a"]), {"model": "m", "input": ["a"]}),
         ("POST", "/api/pull", lambda c: c.pull("m"), {"model": "m", "stream": False}),
         ("POST", "/api/push", lambda c: c.push("m", insecure=True), {"model": "m", "stream": False, "insecure": True}),
+        (
+            "POST",
+            "/api/pull",
+            lambda c: c.pull("m", limit_rate=5_000_000),
+            {"model": "m", "stream": False, "limit_rate": 5_000_000},
+        ),
         ("POST", "/api/copy", lambda c: c.copy("a", "b"), {"source": "a", "destination": "b"}),
         ("DELETE", "/api/delete", lambda c: c.delete("m"), {"model": "m"}),
         ("POST", "/api/create", lambda c: c.create("m", from_="n"), {"model": "m", "stream": False, "from": "n"}),

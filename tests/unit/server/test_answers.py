@@ -109,7 +109,7 @@ async def test_disconnect_stops_a_pull():
     class SlowPull:
         n_stopped = 0
 
-        def __call__(self, name, *, insecure=False):
+        def __call__(self, name, *, insecure=False, limit_rate=0):
             return self._run()
 
         async def _run(self):

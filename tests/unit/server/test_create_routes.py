@@ -31,11 +31,11 @@ async def fake_quantize(job: QuantizeJob) -> AsyncGenerator[tuple[int, int], Non
     yield 2, 2
 
 
-async def fake_push(name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+async def fake_push(name: str, *, insecure: bool = False, limit_rate: int = 0) -> AsyncIterator[PullProgress]:
     yield PullProgress(status="retrieving manifest")
     if name == "missing":
         raise ModelNotFoundError("model 'missing' not found", name=name)
-    yield PullProgress(status=f"pushing {name} {insecure}", digest="sha256:0", total=2, completed=1)
+    yield PullProgress(status=f"pushing {name} {insecure} {limit_rate}", digest="sha256:0", total=2, completed=1)
     yield PullProgress(status="success")
 
 
@@ -212,10 +212,10 @@ async def test_unknown_field_is_reported_in_a_header(client: httpx.AsyncClient) 
 
 
 async def test_push_streams_its_progress(client: httpx.AsyncClient) -> None:
-    response = await client.post("/api/push", json={"name": "me/x", "insecure": True, "username": "", "password": ""})
+    response = await client.post("/api/push", json={"name": "me/x", "insecure": True, "limit_rate": 9, "password": ""})
     assert [msgspec.json.decode(line) for line in response.content.splitlines()] == [
         {"status": "retrieving manifest"},
-        {"status": "pushing me/x True", "digest": "sha256:0", "total": 2, "completed": 1},
+        {"status": "pushing me/x True 9", "digest": "sha256:0", "total": 2, "completed": 1},
         {"status": "success"},
     ]
     whole = await client.post("/api/push", json={"model": "me/x", "stream": False})

@@ -685,6 +685,20 @@ async def test_pull_refuses_bad_names(server, name, stream):
     assert (response.status_code, error_of(response)) == (400, "invalid model name")
 
 
+@pytest.mark.parametrize("path", ["/api/pull", "/api/push"])
+@pytest.mark.parametrize("rate", [-1, 1.5, "5M", True, 2**63])
+async def test_transfers_refuse_bad_limits(server, path, rate):
+    response = await server.post(path, {"model": "tiny", "limit_rate": rate})
+    assert response.status_code == 400
+    assert "limit_rate" in error_of(response)
+
+
+async def test_pull_passes_its_limit_on(server):
+    await server.post("/api/pull", {"model": "tiny", "limit_rate": 5_000_000})
+    await server.post("/api/pull", {"model": "tiny"})
+    assert server.pull.limits == [5_000_000, 0]
+
+
 async def test_cloud_only_routes_say_so(server):
     response = await server.post("/api/experimental/web_search", b"")
     assert (response.status_code, error_of(response)) == (400, "missing request body")

@@ -57,7 +57,7 @@ class FakePull:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
 
-    async def __call__(self, name: str, *, insecure: bool = False) -> AsyncIterator[PullProgress]:
+    async def __call__(self, name: str, *, insecure: bool = False, limit_rate: int = 0) -> AsyncIterator[PullProgress]:
         if name != "remote":
             raise ModelNotFoundError("pull model manifest: file does not exist", name=name)
         yield PullProgress(status="pulling manifest")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from donabe.cli.base import Command
+from donabe.cli.base import Command, limit_rate_option
 from donabe.cli.connection import connected
 from donabe.cli.progress import show_progress
 from donabe.errors import ResponseError
@@ -15,11 +15,12 @@ _REFUSED = ("access denied", "unauthorized")
 @click.command("push", cls=Command)
 @click.argument("model")
 @click.option("--insecure", is_flag=True, help="Allow a registry without TLS")
-def push(model: str, insecure: bool) -> None:
+@limit_rate_option
+def push(model: str, insecure: bool, limit_rate: int) -> None:
     """Push MODEL, named like host/namespace/model:tag, to its registry."""
     with connected() as client:
         try:
-            show_progress(client.push(model, stream=True, insecure=insecure))
+            show_progress(client.push(model, stream=True, insecure=insecure, limit_rate=limit_rate))
         except ResponseError as error:
             if any(word in error.message.lower() for word in _REFUSED):
                 raise click.ClickException(

@@ -1,18 +1,16 @@
 #include "devices.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <mutex>
 #include <set>
 
-#if !defined(_WIN32)
-#include <dlfcn.h>
-#endif
-
 #include "ggml.h"
 #include "llama.h"
 
+#include "backend_files.h"
 #include "base/errors.h"
 #include "base/log_ring.h"
 #include "base/process.h"
@@ -24,6 +22,10 @@ namespace fs = std::filesystem;
 
 std::mutex init_mutex;
 bool is_initialised = false;
+std::string & chosen_cpu_variant() {
+    static auto * instance = new std::string;
+    return *instance;
+}
 std::set<std::string> & loaded_plugins() {
     static auto * instance = new std::set<std::string>;
     return *instance;
@@ -45,27 +47,22 @@ void on_abort(const char * message) {
     }
 }
 
-std::string default_backend_dir() {
-#if defined(DONABE_BACKEND_DL) && !defined(_WIN32)
-    Dl_info info;
-    if (dladdr(reinterpret_cast<const void *>(&devices_init), &info) != 0 && info.dli_fname != nullptr) {
-        const fs::path dir = fs::absolute(info.dli_fname).parent_path() / "lib";
-        std::error_code ignored;
-        if (fs::is_directory(dir, ignored)) {
-            return dir.string();
-        }
-    }
-#endif
-    return {};
-}
-
-void load_directory(const std::string & dir) {
+// DONABE_CPU_VARIANT names the CPU variant to use, to compare or to work around one: every process of donabe obeys it.
+void load_own_backends(const std::string & backend_dir) {
+    const fs::path dir = backend_dir.empty() ? backend_files_default_dir() : fs::path(backend_dir);
+    const char * named = std::getenv("DONABE_CPU_VARIANT");
+    const std::string variant = named == nullptr ? "" : named;
     std::error_code failed;
-    if (!fs::path(dir).is_absolute() || !fs::is_directory(dir, failed)) {
-        throw Error(ErrorCode::invalid_argument,
-                    "backend_dir must be the absolute path of a folder, not '" + dir + "'");
+    if (backend_dir.empty() && !dir.empty() && !fs::is_directory(dir, failed)) {
+        throw Error(ErrorCode::load, "the folder of the backend libraries is missing: " + dir.string(),
+                    "reinstall donabe");
     }
-    ggml_backend_load_all_from_path(dir.c_str());
+    if (!dir.empty()) {
+        chosen_cpu_variant() = backend_files_load(dir, variant);
+    } else if (!variant.empty()) {
+        throw Error(ErrorCode::unsupported, "DONABE_CPU_VARIANT is set, but this build of donabe has no CPU variants",
+                    "unset it, or install donabe from a wheel");
+    }
 }
 
 void load_plugin(const std::string & path) {
@@ -106,10 +103,7 @@ void devices_init(const std::string & backend_dir, const std::vector<std::string
     log_tail_reset();
     ggml_set_abort_callback(&on_abort);
     if (!is_initialised) {
-        const std::string dir = backend_dir.empty() ? default_backend_dir() : backend_dir;
-        if (!dir.empty()) {
-            load_directory(dir);
-        }
+        load_own_backends(backend_dir);
     }
     for (const std::string & plugin : plugins) {
         load_plugin(plugin);
@@ -168,6 +162,7 @@ std::string devices_system_info() {
 BuildInfo devices_build_info() {
     BuildInfo info;
     info.build_id = DONABE_BUILD_ID;
+    info.cpu_variant = chosen_cpu_variant();
     info.llama_version = llama_version();
     info.ggml_version = ggml_version();
     info.ggml_commit = ggml_commit();

@@ -24,6 +24,7 @@ struct BuildInfo {
     std::string ggml_version;
     std::string ggml_commit;
     std::string compiler;
+    std::string cpu_variant; // of the loaded CPU backend; empty before init, and where the backend is linked in
     bool has_dynamic_backends;
     bool has_asserts;
 };

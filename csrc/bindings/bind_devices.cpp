@@ -46,6 +46,7 @@ py::dict build_info() {
     dict["ggml_version"] = info.ggml_version;
     dict["ggml_commit"] = info.ggml_commit;
     dict["compiler"] = info.compiler;
+    dict["cpu_variant"] = info.cpu_variant;
     dict["backend_dl"] = info.has_dynamic_backends;
     dict["asserts"] = info.has_asserts;
     return dict;

@@ -45,7 +45,10 @@ def init(backend_dir: str | None = None, plugins: Sequence[str] = ()) -> list[De
 def devices() -> list[DeviceInfo]: ...
 def system_info() -> str: ...
 def build_info() -> dict[str, Any]:
-    """version, build_id, llama_version, ggml_version, ggml_commit, compiler, backend_dl, asserts."""
+    """version, build_id, llama_version, ggml_version, ggml_commit, compiler, backend_dl, asserts, cpu_variant.
+
+    cpu_variant is the one that init() chose, or DONABE_CPU_VARIANT named; "" before, and where the CPU backend is linked in.
+    """
 
 def drain_logs(max_lines: int = 1000) -> list[tuple[int, str]]:
     """Take up to max_lines (level, text) out of the log ring; levels as in ggml: 1 debug 2 info 3 warn 4 error."""
@@ -122,9 +125,12 @@ class ModelParams:
         vocab_only: bool = False,
         check_tensors: bool = False,
         use_extra_bufts: bool = True,
+        no_alloc: bool = False,
         cpu_tensors: Sequence[str] = (),
         kv_overrides: Mapping[str, int | float | bool | str] | None = None,
-    ) -> None: ...
+    ) -> None:
+        """`no_alloc`: read no weights; such a model tells facts and takes part in plan_memory(), nothing else.
+        `cpu_tensors`: regular expressions over tensor names that stay in the machine's memory."""
 
 @final
 class Adapter:
@@ -163,6 +169,9 @@ class Model:
     @property
     def n_swa(self) -> int:
         """Size of the sliding window, 0 for memory kinds without one."""
+    @property
+    def n_expert(self) -> int:
+        """Experts of a layer, 0 for a model without."""
     @property
     def n_cls_out(self) -> int: ...
     @property
@@ -244,6 +253,11 @@ class ContextParams:
     ) -> None:
         """n_ctx 0 = the model's own. n_outputs_max 0 = n_batch. n_threads 0 = physical cores this process may use.
         `embeddings=True` makes every token an output."""
+
+def plan_memory(model: Model, params: ContextParams) -> dict[str, Any]:
+    """What a context would take, without allocating it when the model was loaded with no_alloc: uses [(buffer type,
+    device name or "", in the machine's own memory, model bytes, context bytes, compute bytes)], attention_bytes,
+    window_bytes, state_bytes (parts of the context bytes), output_bytes (beside all that), n_ctx, flash_attention."""
 
 @final
 class Context:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from donabe.api.blocks import Block, BlockList
 from donabe.api.dialect import JSON, PLAIN_JSON, REQUEST_ID, SSE, ErrorStyle, Timing
 from donabe.api.native_replies import arguments_object
 from donabe.errors import DonabeError
@@ -177,42 +178,46 @@ class MessageCollector:
     def __init__(self, model: str, *, stop_sequences: Sequence[str] = ()) -> None:
         self._model = model
         self._stop_sequences = stop_sequences
-        self._text: list[str] = []
-        self._thinking: list[str] = []
-        self._calls: list[JsonObject] = []
+        self._blocks = BlockList()
         self._finished: Finished | None = None
 
     def delta(self, event: Delta) -> None:
-        self._text.append(event.text)
-        self._thinking.append(event.thinking)
-        for call in event.tool_calls:
-            block = {"type": "tool_use", "id": call.id or _new_call_id(), "name": call.name}
-            self._calls.append({**block, "input": arguments_object(call)})
+        self._blocks.add(event)
 
     def finished(self, event: Finished, timing: Timing) -> None:
         self._finished = event
 
     def body(self) -> bytes:
-        content: list[JsonObject] = []
-        if thinking := "".join(self._thinking):
-            content.append({"type": "thinking", "thinking": thinking, "signature": ""})
-        if text := "".join(self._text):
-            content.append({"type": "text", "text": text})
-        content += self._calls
+        blocks = self._blocks.finish()
         finished = self._finished
         assert finished is not None  # the server collects until the terminal event
-        reason, sequence = stop_reason(finished, self._stop_sequences, has_calls=bool(self._calls))
+        has_calls = any(block.kind == "call" for block in blocks)
+        reason, sequence = stop_reason(finished, self._stop_sequences, has_calls=has_calls)
         reply = {
             "id": "msg_" + secrets.token_hex(12),
             "type": "message",
             "role": "assistant",
             "model": self._model,
-            "content": content,
+            "content": [_block_object(block) for block in blocks],
             "stop_reason": reason,
             "stop_sequence": sequence,
             "usage": usage_object(finished.usage),
         }
         return _encode(reply) + b"\n"
+
+
+def _block_object(block: Block) -> JsonObject:
+    if block.call is not None:
+        call = block.call
+        return {
+            "type": "tool_use",
+            "id": call.id or _new_call_id(),
+            "name": call.name,
+            "input": arguments_object(call),
+        }
+    if block.kind == "thinking":
+        return {"type": "thinking", "thinking": block.text, "signature": ""}
+    return {"type": "text", "text": block.text}
 
 
 def count_body(n_tokens: int) -> bytes:

@@ -20,7 +20,7 @@ from donabe.service.parameters import check
 from donabe.types import Constraint, Message, Tool, ToolCall, ToolChoice
 
 _OPTION_FIELDS = ("temperature", "top_p", "top_k")
-_HARMLESS = ("metadata", "service_tier", "cache_control", "context_management", "betas", "speed", "inference_geo")
+_HARMLESS = ("metadata", "service_tier", "cache_control", "betas", "speed", "inference_geo")
 _EFFORTS: dict[str, Think] = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "max"}
 
 # Coding agents put a line that differs in every request in front of their system prompt; it says nothing to a model and
@@ -52,8 +52,8 @@ def decode_messages_request(body: bytes, *, is_counting: bool = False) -> Anthro
     items = fields.array("messages", "[]anthropic.MessageParam")
     if not items:
         raise InvalidRequestError("messages is required", field="messages")
-    messages, warnings = _conversation(fields.take("system"), items)
-    tools = _tools(fields.array("tools", "[]anthropic.Tool"))
+    messages, warnings = _conversation(fields.take("system"), fields.items("messages", items))
+    tools = _tools(fields.items("tools", fields.array("tools", "[]anthropic.Tool")))
     choice = _tool_choice(fields.inner("tool_choice"), tools)
     is_streamed = fields.boolean("stream")
     if fields.take("mcp_servers") or fields.take("container"):
@@ -96,14 +96,13 @@ def _options(fields: Fields, *, needs_max_tokens: bool) -> dict[str, Any]:
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
-def _conversation(system: object, items: list[Any]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+def _conversation(system: object, items: list[Fields]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
     names: dict[str, str] = {}  # of tools, by the id of their call
     warnings: list[str] = []
     messages: list[Message] = []
     if text := _system_text(system):
         messages.append(Message(role="system", content=text))
-    for item in items:
-        fields = Fields(item, "MessagesRequest", "messages.")
+    for fields in items:
         reader = _BlockReader(fields.string("role").lower(), names)
         reader.read(fields.take("content"))
         messages += reader.messages()
@@ -256,10 +255,10 @@ def _document(block: dict[str, Any]) -> str:
 # --- tools, thinking, constraints ------------------------------------------------------------------------------------
 
 
-def _tools(items: list[Any]) -> tuple[Tool, ...]:
+def _tools(items: list[Fields]) -> tuple[Tool, ...]:
     tools = []
-    for item in items:
-        fields = Fields(item, "MessagesRequest", "tools.")
+    for fields in items:
+        fields.ignore("cache_control", "strict")  # a call is held to its schema in any case
         name, kind = fields.string("name"), fields.string("type", "custom")
         if kind != "custom" and not fields.has("input_schema"):
             raise InvalidRequestError(

@@ -81,15 +81,16 @@ class Fields:
         path: Dotted place of this object inside the request, ending in a dot, or "".
     """
 
-    __slots__ = ("_path", "_struct", "_values")
+    __slots__ = ("_inside", "_path", "_struct", "_values")
 
     def __init__(self, value: object, struct: str, path: str = "") -> None:
         self._struct = struct
         self._path = path
+        self._inside: list[Fields] = []
         if not isinstance(value, dict):
             where = f"Go struct field {struct}.{path[:-1]} of type object" if path else f"Go value of type api.{struct}"
             raise InvalidRequestError(f"json: cannot unmarshal {kind_of(value)} into {where}", field=path[:-1] or None)
-        self._values: JsonObject = {key.lower(): item for key, item in value.items()}
+        self._values: JsonObject = {key.lower(): item for key, item in value.items() if item is not None}
 
     def take(self, name: str) -> Any:
         """The raw value; None when absent or null."""
@@ -159,13 +160,18 @@ class Fields:
 
     def objects(self, name: str, type_name: str, read: Callable[[Fields], T]) -> list[T]:
         """A list of objects, each read by `read`."""
-        path = f"{self._path}{name}."
-        return [read(Fields(item, self._struct, path)) for item in self.array(name, type_name)]
+        return [read(item) for item in self.items(name, self.array(name, type_name))]
+
+    def items(self, name: str, values: list[Any]) -> list[Fields]:
+        """The objects of a list as fields of their own; what nobody asks them for is in this object's `rest`."""
+        found = [Fields(value, self._struct, f"{self._path}{name}.") for value in values]
+        self._inside += found
+        return found
 
     def inner(self, name: str) -> Fields | None:
         """A nested object as fields of its own; None when absent."""
         value = self._values.pop(name, None)
-        return None if value is None else Fields(value, self._struct, f"{self._path}{name}.")
+        return None if value is None else self.items(name, [value])[0]
 
     def mismatch(self, name: str, value: object, type_name: str, *, kind: str = "") -> InvalidRequestError:
         place = f"{self._path}{name}"
@@ -182,8 +188,9 @@ class Fields:
 
     @property
     def rest(self) -> tuple[str, ...]:
-        """Keys not asked for so far."""
-        return tuple(self._path + key for key in self._values)
+        """Keys not asked for so far, here and in the objects inside, each once."""
+        own = [self._path + key for key in self._values]
+        return tuple(dict.fromkeys([*own, *(key for fields in self._inside for key in fields.rest)]))
 
 
 def decode_base64(text: object, field: str) -> bytes:

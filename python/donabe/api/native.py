@@ -6,7 +6,8 @@ clients know. Replies are in `native_replies`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from donabe.api.durations import parse_keep_alive
 from donabe.errors import InvalidRequestError
 from donabe.service.calls import ChatCall, EmbedCall, GenerateCall, ModelCall, RerankCall, Think
 from donabe.service.parameters import PARAMETERS, check_options
-from donabe.types import Constraint, JsonObject, Message, Tool, ToolCall
+from donabe.types import Constraint, Message, Tool, ToolCall
 
 THINK_LEVELS = ("high", "medium", "low", "max")
 
@@ -93,7 +94,7 @@ def decode_chat(body: bytes) -> NativeInference:
 
 def _common(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What generate and chat share, as keyword arguments of their calls, and warnings."""
-    options, warnings = _options(fields)
+    options, warnings = decode_options(fields)
     top_logprobs = fields.integer("top_logprobs")
     if not 0 <= top_logprobs <= PARAMETERS["top_logprobs"].high:
         raise InvalidRequestError("top_logprobs must be between 0 and 20", field="top_logprobs")
@@ -111,7 +112,8 @@ def _common(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...]]:
     return common, warnings
 
 
-def _options(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...]]:
+def decode_options(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(checked `options`, a warning for each that has no effect)."""
     options, unknown = check_options(fields.mapping("options"))
     return options, tuple(
         f"option {name} no longer has an effect" if name in RETIRED_OPTIONS else f"unknown option {name}"
@@ -169,6 +171,7 @@ def decode_message(fields: Fields) -> Message:
 def _decode_tool_call(fields: Fields) -> ToolCall:
     function = fields.inner("function")
     id = fields.string("id")
+    fields.ignore("type")
     if function is None:
         return ToolCall(name="", id=id)
     arguments = function.take("arguments")
@@ -192,6 +195,7 @@ def decode_tool(fields: Fields) -> tuple[Tool, tuple[str, ...]]:
     if not name:
         raise InvalidRequestError("tools need a function with a name", field="tools.function.name")
     tool = Tool(name=name, description=function.string("description"), parameters=function.mapping("parameters"))
+    function.ignore("strict")  # a call is held to its schema in any case
     return tool, () if kind == "function" else (f"tool type {kind} is treated as function",)
 
 
@@ -210,15 +214,17 @@ def _token_ids(fields: Fields, name: str) -> tuple[int, ...]:
 def decode_embed(body: bytes) -> NativeEmbed:
     """`POST /api/embed`."""
     fields = Fields(parse_json(body), "EmbedRequest")
-    options, warnings = _options(fields)
+    options, warnings = decode_options(fields)
     dimensions = fields.integer("dimensions")
+    if dimensions < 0:
+        raise InvalidRequestError(f"dimensions must be at least 0, got {dimensions}", field="dimensions")
     call = EmbedCall(
         model=fields.string("model"),
         options=options,
         keep_alive_s=parse_keep_alive(fields.take("keep_alive")),
         inputs=_embed_inputs(fields.take("input")),
         truncate=fields.boolean("truncate", True),
-        dimensions=max(0, dimensions),
+        dimensions=dimensions,
     )
     return NativeEmbed(call, warnings + unknown_fields(fields))
 
@@ -236,7 +242,7 @@ def _embed_inputs(value: object) -> tuple[str, ...]:
 def decode_embeddings(body: bytes) -> NativeEmbed:
     """`POST /api/embeddings`, the older form: one prompt, not normalised, never cut."""
     fields = Fields(parse_json(body), "EmbeddingRequest")
-    options, warnings = _options(fields)
+    options, warnings = decode_options(fields)
     model, prompt = fields.string("model"), fields.string("prompt")
     if not model.strip():
         raise InvalidRequestError("model is required", field="model")
@@ -265,7 +271,7 @@ class NamedModel:
     limit_rate: int = 0
     is_verbose: bool = False
     system: str = ""
-    options: JsonObject | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -273,22 +279,24 @@ def decode_named(body: bytes, struct: str) -> NamedModel:
     """`{"model": ...}` or the older `{"name": ...}`, with the fields of show and pull."""
     fields = Fields(parse_json(body), struct)
     model, name = fields.string("model"), fields.string("name")
-    is_show = struct == "ShowRequest"
-    fields.ignore("username", "password", "template")
-    limit_rate = fields.integer("limit_rate")
+    is_show, is_transfer = struct == "ShowRequest", struct in ("PullRequest", "PushRequest")
+    options, warnings = decode_options(fields) if is_show else ({}, ())
+    if is_transfer:
+        fields.ignore("username", "password")
+    limit_rate = fields.integer("limit_rate") if is_transfer else 0
     if limit_rate < 0:
         raise InvalidRequestError(
             "limit_rate must be 0 or more bytes per second", field="limit_rate", hint="5000000 is 5 MB per second"
         )
     return NamedModel(
         name=model or name,
-        is_streamed=fields.boolean("stream", True),
-        is_insecure=fields.boolean("insecure"),
+        is_streamed=fields.boolean("stream", True) if is_transfer else True,
+        is_insecure=fields.boolean("insecure") if is_transfer else False,
         limit_rate=limit_rate,
-        is_verbose=fields.boolean("verbose"),
+        is_verbose=fields.boolean("verbose") if is_show else False,
         system=fields.string("system") if is_show else "",
-        options=fields.mapping("options") if is_show else None,
-        warnings=unknown_fields(fields),
+        options=options,
+        warnings=warnings + unknown_fields(fields),
     )
 
 
@@ -334,7 +342,7 @@ def decode_detokenize(body: bytes) -> NativeTokenize:
 
 
 def _model_call(fields: Fields) -> tuple[ModelCall, tuple[str, ...]]:
-    options, warnings = _options(fields)
+    options, warnings = decode_options(fields)
     model = fields.string("model")
     if not model.strip():
         raise InvalidRequestError("model is required", field="model")

@@ -18,6 +18,9 @@ from donabe.types import Constraint, JsonObject, Message, Tool, ToolCall, ToolCh
 _IMAGE_PREFIXES = (*(f"data:image/{kind};base64," for kind in ("jpeg", "jpg", "png", "webp")), "data:;base64,")
 _GO_KINDS = {"null": "<nil>", "number": "float64", "bool": "bool", "object": "map[string]interface {}"}
 
+# What clients send back of an earlier answer, and hints for caches that are automatic here.
+_HARMLESS = ("annotations", "refusal", "cache_control", "reasoning_details")
+
 EFFORTS: dict[str, Think] = {
     "": None,
     "none": False,
@@ -31,15 +34,15 @@ EFFORTS: dict[str, Think] = {
 }
 
 
-def decode_messages(fields: Fields, struct: str) -> tuple[Message, ...]:
+def decode_messages(fields: Fields) -> tuple[Message, ...]:
     """`messages`, at least one."""
     items = fields.array("messages", "[]openai.Message")
     if not items:
         raise InvalidRequestError("[] is too short - 'messages'", field="messages")
     names: dict[str, str] = {}  # of tools, by the id of their call
     messages = []
-    for item in items:
-        message = _decode_message(Fields(item, struct, "messages."), names)
+    for item in fields.items("messages", items):
+        message = _decode_message(item, names)
         for call in message.tool_calls:
             names[call.id] = call.name
         messages.append(message)
@@ -54,16 +57,18 @@ def _decode_message(fields: Fields, names: dict[str, str]) -> Message:
         raise InvalidRequestError("invalid message content type: <nil>", field="messages.content")
     text, images = decode_content(content)
     tool_call_id = fields.string("tool_call_id")
-    name = fields.string("name")
-    thinking = fields.string("reasoning") or fields.string("reasoning_content")
+    is_result = role in ("tool", "function")
+    name = fields.string("name") if is_result else ""  # elsewhere no template has a place for it
+    reasoning, reasoning_content = fields.string("reasoning"), fields.string("reasoning_content")
+    fields.ignore(*_HARMLESS)
     return Message(
         role={"developer": "system", "function": "tool"}.get(role, role),
         content=text,
-        thinking=thinking,
+        thinking=reasoning or reasoning_content,
         images=images,
         tool_calls=calls,
         tool_call_id=tool_call_id,
-        tool_name=(name or names.get(tool_call_id, "")) if role in ("tool", "function") else "",
+        tool_name=(name or names.get(tool_call_id, "")) if is_result else "",
     )
 
 
@@ -132,6 +137,7 @@ def _decode_audio(value: object) -> bytes:
 
 def _decode_tool_call(fields: Fields) -> ToolCall:
     function = fields.inner("function")
+    fields.ignore("type")
     if function is None:
         raise InvalidRequestError("tool_calls need a function", field="messages.tool_calls.function")
     arguments = function.string("arguments", "{}")
@@ -149,11 +155,11 @@ def check_arguments(arguments: str) -> None:
         raise InvalidRequestError("invalid tool call arguments", field="messages.tool_calls.arguments") from None
 
 
-def decode_tools(items: list[Any], struct: str) -> tuple[Tool, ...]:
+def decode_tools(items: list[Fields]) -> tuple[Tool, ...]:
     """Function tools; other kinds run on a hosted service and are refused."""
     tools = []
-    for item in items:
-        fields = Fields(item, struct, "tools.")
+    for fields in items:
+        fields.ignore("cache_control")
         kind = fields.string("type", "function")
         if kind != "function":
             raise InvalidRequestError(
@@ -168,6 +174,7 @@ def decode_function(function: Fields) -> Tool:
     name = function.string("name")
     if not name:
         raise InvalidRequestError("a function needs a name", field="tools.function.name")
+    function.ignore("strict")  # a call is held to its schema in any case
     return Tool(name=name, description=function.string("description"), parameters=function.mapping("parameters"))
 
 

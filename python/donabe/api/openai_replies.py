@@ -279,12 +279,14 @@ class CompletionChunkWriter:
         self._offsets = [0] * n_choices
 
     def delta(self, event: Delta) -> bytes:
-        if not event.text and not event.logprobs:
+        if not event.text and not event.logprobs and not event.thinking:
             return b""
         choice: JsonObject = {"text": event.text, "index": event.index, "finish_reason": None}
+        if event.thinking:
+            choice["reasoning"] = event.thinking
         if self._want_logprobs:
             choice["logprobs"] = completion_logprobs(event.logprobs, self._offsets[event.index])
-            self._offsets[event.index] += len(event.text)
+            self._offsets[event.index] += sum(len(entry.token) for entry in event.logprobs)
         return self._chunk(_encode(choice))
 
     def _chunk(self, choice: bytes, usage: bytes = b"") -> bytes:
@@ -342,16 +344,20 @@ class CompletionCollector:
     def _choice_object(self, index: int, choice: _Choice) -> JsonObject:
         reason = choice.finished.reason.value if choice.finished is not None else None
         found: JsonObject = {"text": "".join(choice.text), "index": index, "finish_reason": reason, "logprobs": None}
+        if thinking := "".join(choice.thinking):
+            found["reasoning"] = thinking
         if self._n_logprobs is not None:
             found["logprobs"] = completion_logprobs(choice.logprobs)
         return found
 
 
-def loaded_completion(model: str) -> bytes:
+def loaded_completion(model: str, *, is_streamed: bool = False) -> bytes:
     """The reply to an empty prompt, which only loads the model."""
     collector = CompletionCollector(model, n_prompts=0, n=1, n_logprobs=None)
     reply = msgspec.json.decode(collector.body())
     reply["choices"] = [{"text": "", "index": 0, "finish_reason": "load", "logprobs": None}]
+    if is_streamed:
+        return _event(reply) + DONE
     return _encode(reply) + b"\n"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from donabe.api.body import Fields, parse_json
 from donabe.api.durations import parse_keep_alive
-from donabe.api.native import decode_think, unknown_fields
+from donabe.api.native import decode_options, decode_think, unknown_fields
 from donabe.api.openai_messages import (
     decode_effort,
     decode_messages,
@@ -22,7 +22,7 @@ from donabe.api.openai_messages import (
 )
 from donabe.errors import InvalidRequestError
 from donabe.service.calls import ChatCall, EmbedCall, GenerateCall, Think
-from donabe.service.parameters import check, check_options
+from donabe.service.parameters import check
 from donabe.types import Constraint
 
 MAX_CHOICES = 128
@@ -40,8 +40,6 @@ _HARMLESS = (
     "prompt_cache_key",
     "prompt_cache_retention",
     "prediction",
-    "cache_salt",
-    "verbosity",
 )
 
 # wire name -> option; both spellings other servers share are taken.
@@ -63,12 +61,17 @@ _OPTION_FIELDS = {
 
 @dataclass(frozen=True)
 class OpenAIChat:
-    """A decoded chat completion request."""
+    """A decoded chat completion request.
+
+    Attributes:
+        cache_salt: Prefixes are shared only with requests of the same salt.
+    """
 
     call: ChatCall
     is_streamed: bool
     include_usage: bool
     warnings: tuple[str, ...]
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class OpenAICompletion:
     Attributes:
         n: Choices returned for each prompt.
         n_logprobs: Alternatives per token, None for no log probabilities.
+        cache_salt: As `OpenAIChat`.
     """
 
     calls: tuple[GenerateCall, ...]
@@ -86,6 +90,7 @@ class OpenAICompletion:
     n: int
     n_logprobs: int | None
     warnings: tuple[str, ...]
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,13 +104,12 @@ class OpenAIEmbedding:
 
 def decode_chat_completion(body: bytes) -> OpenAIChat:
     """`POST /v1/chat/completions`."""
-    struct = "ChatCompletionRequest"
-    fields = Fields(parse_json(body, when_empty="EOF"), struct)
+    fields = Fields(parse_json(body, when_empty="EOF"), "ChatCompletionRequest")
     model = _model(fields)
-    messages = decode_messages(fields, struct)
-    options = _options(fields)
+    messages = decode_messages(fields)
+    options, warnings = _options(fields)
     is_streamed, include_usage = _stream(fields)
-    tools = decode_tools(fields.array("tools", "[]api.Tool"), struct)
+    tools = decode_tools(fields.items("tools", fields.array("tools", "[]api.Tool")))
     choice = decode_tool_choice(fields.take("tool_choice"), tools, parallel=fields.boolean("parallel_tool_calls", True))
     _refuse(fields, "functions", "function_call", hint="use tools and tool_choice")
     _refuse(fields, "audio", "web_search_options")
@@ -133,15 +137,16 @@ def decode_chat_completion(body: bytes) -> OpenAIChat:
         template_kwargs=fields.mapping("chat_template_kwargs"),
         continue_final_message=is_continuing,
     )
+    salt = fields.string("cache_salt")
     fields.ignore(*_HARMLESS)
-    return OpenAIChat(call, is_streamed, include_usage, unknown_fields(fields))
+    return OpenAIChat(call, is_streamed, include_usage, warnings + unknown_fields(fields), salt)
 
 
 def decode_completion(body: bytes) -> OpenAICompletion:
     """`POST /v1/completions`."""
     fields = Fields(parse_json(body, when_empty="EOF"), "CompletionRequest")
     model = _model(fields)
-    options = _options(fields)
+    options, warnings = _options(fields)
     is_streamed, include_usage = _stream(fields)
     n, n_logprobs = _count(fields, "n"), _completion_logprobs(fields)
     best_of = _count(fields, "best_of", default=n)
@@ -170,8 +175,10 @@ def decode_completion(body: bytes) -> OpenAICompletion:
         GenerateCall(**common, prompt=prompt, raw=is_raw or not isinstance(prompt, str))
         for prompt in _prompts(fields.take("prompt"))
     )
+    salt = fields.string("cache_salt")
     fields.ignore(*_HARMLESS)
-    return OpenAICompletion(calls, is_streamed, include_usage, n, n_logprobs, unknown_fields(fields))
+    warnings += unknown_fields(fields)
+    return OpenAICompletion(calls, is_streamed, include_usage, n, n_logprobs, warnings, salt)
 
 
 def decode_embedding(body: bytes) -> OpenAIEmbedding:
@@ -187,7 +194,7 @@ def decode_embedding(body: bytes) -> OpenAIEmbedding:
     dimensions = fields.integer("dimensions")
     if dimensions < 0:
         raise InvalidRequestError(f"dimensions must be at least 1, got {dimensions}", field="dimensions")
-    options, _unknown = check_options(fields.mapping("options"))
+    options, warnings = decode_options(fields)
     call = EmbedCall(
         model=model,
         options=options,
@@ -197,7 +204,7 @@ def decode_embedding(body: bytes) -> OpenAIEmbedding:
         dimensions=dimensions,
     )
     fields.ignore(*_HARMLESS, "input_type")
-    return OpenAIEmbedding(call, kind == "base64", unknown_fields(fields))
+    return OpenAIEmbedding(call, kind == "base64", warnings + unknown_fields(fields))
 
 
 # --- shared fields ---------------------------------------------------------------------------------------------------
@@ -210,9 +217,9 @@ def _model(fields: Fields) -> str:
     return model
 
 
-def _options(fields: Fields) -> dict[str, Any]:
-    """Sampling and length parameters as options; `options` itself is taken too, the named fields win."""
-    options, _unknown = check_options(fields.mapping("options"))
+def _options(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(sampling and length parameters as options, warnings); `options` itself is taken too, the named fields win."""
+    options, warnings = decode_options(fields)
     for field, name in _OPTION_FIELDS.items():
         value = fields.take(field)
         if value is not None:
@@ -223,12 +230,15 @@ def _options(fields: Fields) -> dict[str, Any]:
             options["num_predict"] = check("num_predict", value, field=field)
     if stop := stop_strings(fields.take("stop")):
         options["stop"] = check("stop", stop, field="stop")
-    return options
+    return options, warnings
 
 
 def _stream(fields: Fields) -> tuple[bool, bool]:
     stream_options = fields.inner("stream_options")
-    include_usage = stream_options is not None and stream_options.boolean("include_usage")
+    include_usage = False
+    if stream_options is not None:
+        include_usage = stream_options.boolean("include_usage")
+        stream_options.ignore("include_obfuscation")
     return fields.boolean("stream"), include_usage
 
 
@@ -263,6 +273,7 @@ def _think(fields: Fields) -> Think:
     think = decode_think(fields.take("think"))
     if reasoning is not None:
         effort = reasoning.take("effort")
+        reasoning.ignore("summary", "generate_summary")
     found = decode_effort(effort)
     return think if found is None else found
 

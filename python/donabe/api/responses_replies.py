@@ -10,12 +10,13 @@ import secrets
 
 import msgspec
 
+from donabe.api.blocks import Block, BlockList, HeldLogprobs
 from donabe.api.dialect import PLAIN_JSON, SSE, Timing
 from donabe.api.durations import unix_seconds
 from donabe.api.native_replies import arguments_object, new_call_id
 from donabe.api.openai_replies import chat_logprob, error_object
 from donabe.errors import DonabeError
-from donabe.types import Delta, Finished, FinishReason, JsonObject, TokenLogprob, ToolCall, Usage
+from donabe.types import Delta, Finished, FinishReason, JsonObject, ToolCall, Usage
 
 _encode = msgspec.json.Encoder().encode
 
@@ -111,26 +112,22 @@ class ResponseCollector:
 
     def __init__(self, builder: ResponseBuilder) -> None:
         self._builder = builder
-        self._text: list[str] = []
-        self._thinking: list[str] = []
-        self._calls: list[JsonObject] = []
-        self._logprobs: list[TokenLogprob] = []
+        self._blocks = BlockList()
 
     def delta(self, event: Delta) -> None:
-        self._text.append(event.text)
-        self._thinking.append(event.thinking)
-        self._calls += [self._builder.call_item(call) for call in event.tool_calls]
-        self._logprobs.extend(event.logprobs)
+        self._blocks.add(event)
 
     def finished(self, event: Finished, timing: Timing) -> None:
-        output = self._builder.output
-        if thinking := "".join(self._thinking):
-            output.append(reasoning_item(new_id("rs"), thinking))
-        text = "".join(self._text)
-        if text or not self._calls:
-            output.append(message_item(new_id("msg"), text, [chat_logprob(entry) for entry in self._logprobs]))
-        output += self._calls
+        blocks = self._blocks.finish() or [Block("text")]  # an empty answer is a message without text
+        self._builder.output += [self._item(block) for block in blocks]
         self._builder.finish(event)
+
+    def _item(self, block: Block) -> JsonObject:
+        if block.call is not None:
+            return self._builder.call_item(block.call)
+        if block.kind == "thinking":
+            return reasoning_item(new_id("rs"), block.text)
+        return message_item(new_id("msg"), block.text, [chat_logprob(entry) for entry in block.logprobs])
 
     def body(self) -> bytes:
         return _encode(self._builder.final) + b"\n"
@@ -149,6 +146,7 @@ class ResponseEventWriter:
         self._item_id = ""
         self._pieces: list[str] = []
         self._logprobs: list[JsonObject] = []
+        self._held_logprobs = HeldLogprobs()
         self._has_output = False
 
     def _event(self, name: str, **values: object) -> bytes:
@@ -167,16 +165,16 @@ class ResponseEventWriter:
 
     def delta(self, event: Delta) -> bytes:
         parts = [self._start()]
+        logprobs = [chat_logprob(entry) for entry in self._held_logprobs.of(event)]
         if event.thinking:
             parts.append(self._switch_to("reasoning"))
             self._pieces.append(event.thinking)
             parts.append(
                 self._item_event("response.reasoning_summary_text.delta", summary_index=0, delta=event.thinking)
             )
-        if event.text or event.logprobs:
+        if event.text:
             parts.append(self._switch_to("message"))
             self._pieces.append(event.text)
-            logprobs = [chat_logprob(entry) for entry in event.logprobs]
             self._logprobs += logprobs
             parts.append(
                 self._item_event("response.output_text.delta", content_index=0, delta=event.text, logprobs=logprobs)
@@ -258,6 +256,8 @@ class ResponseEventWriter:
         opening = self._start()
         if not self._has_output:  # an empty answer is a message without text
             opening += self._switch_to("message")
+        if self._open == "message":
+            self._logprobs += [chat_logprob(entry) for entry in self._held_logprobs.rest()]
         closing = self._close()
         final = self._builder.finish(event)
         return opening + closing + self._event(f"response.{final['status']}", response=final)

@@ -19,6 +19,7 @@ from donabe.types import Constraint, JsonObject, Tool
 _STRUCT = "ResponsesRequest"
 _ECHOED = ("user", "safety_identifier", "prompt_cache_key", "service_tier", "prompt_cache_retention")
 _LOGPROBS = "message.output_text.logprobs"
+_INCLUDABLE = frozenset({_LOGPROBS, "reasoning.encrypted_content"})  # reasoning always comes whole
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def decode_responses(body: bytes) -> ResponsesRequest:
             raise InvalidRequestError(f"{name} is not supported", field=name, hint="use previous_response_id")
     items = input_items(fields.take("input"))
     raw_tools = fields.array("tools", "[]responses.Tool")
-    tools, warnings = _tools(raw_tools)
+    tools, warnings = _tools(fields.items("tools", raw_tools))
     raw_choice = fields.take("tool_choice")
     parallel = fields.boolean("parallel_tool_calls", True)
     choice = decode_tool_choice(raw_choice, tools, parallel=parallel)
@@ -84,7 +85,9 @@ def decode_responses(body: bytes) -> ResponsesRequest:
         logprobs=bool(top_logprobs) or _LOGPROBS in include,
         top_logprobs=top_logprobs,
     )
-    fields.ignore("stream_options")
+    if (stream_options := fields.inner("stream_options")) is not None:
+        stream_options.ignore("include_obfuscation")
+    warnings += tuple(f"include {name} has no effect" for name in include if name not in _INCLUDABLE)
     echo: JsonObject = {
         "previous_response_id": previous or None,
         "instructions": instructions or None,
@@ -148,17 +151,17 @@ def _text_format(fields: Fields) -> tuple[JsonObject, Constraint]:
     )
 
 
-def _tools(items: list[Any], prefix: str = "") -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+def _tools(items: list[Fields], prefix: str = "") -> tuple[tuple[Tool, ...], tuple[str, ...]]:
     """Function tools, those of namespaces under the namespace's name. A web search is never needed by a model, so it
     is left out with a warning; other tools that a hosted service runs are refused."""
     tools: list[Tool] = []
     warnings: list[str] = []
-    for item in items:
-        fields = Fields(item, _STRUCT, "tools.")
+    for fields in items:
         kind = fields.string("type", "function")
         if kind == "namespace":
             name = fields.string("name")
-            inner, notes = _tools(fields.array("tools", "[]responses.Tool"), f"{prefix}{name}.")
+            members = fields.items("tools", fields.array("tools", "[]responses.Tool"))
+            inner, notes = _tools(members, f"{prefix}{name}.")
             tools += inner
             warnings += notes
         elif kind == "function":
@@ -170,6 +173,7 @@ def _tools(items: list[Any], prefix: str = "") -> tuple[tuple[Tool, ...], tuple[
             tools.append(Tool(name=fields.string("name"), description=fields.string("description"), parameters=text))
         elif kind.startswith("web_search"):
             warnings.append(f"the {kind} tool is left out: donabe searches nothing")
+            fields.ignore("search_context_size", "user_location", "filters", "external_web_access")
         else:
             raise InvalidRequestError(
                 f"tools of type {kind!r} are not supported", field="tools.type", hint="use function tools"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -16,8 +16,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from donabe.api.dialect import Collector, ErrorStyle, EventWriter, Timing
-from donabe.errors import RunnerError
+from donabe.errors import InvalidRequestError, RunnerError
 from donabe.runner.failures import error_from
+from donabe.server.draining import Draining
 from donabe.server.errors import (
     RequestTooLargeError,
     as_donabe_error,
@@ -36,8 +37,16 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """The whole request body.
 
     Raises:
+        InvalidRequestError: It is compressed.
         RequestTooLargeError: It is, or says it is, larger than `max_bytes`.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        raise InvalidRequestError(
+            f"Content-Encoding {encoding[:40]!r} is not supported",
+            field="Content-Encoding",
+            hint="send it uncompressed",
+        )
     announced = request.headers.get("content-length", "")
     too_large = RequestTooLargeError(
         f"the request body is larger than {max_bytes} bytes", hint="raise the server's max_body setting"
@@ -53,9 +62,10 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-async def run_while_connected(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+async def run_while_connected(work: Coroutine[Any, Any, None], receive: Receive, draining: Draining) -> None:
     """Run to the end, or cancel as soon as the client is gone. The request body must have been read."""
     main = asyncio.ensure_future(work)
+    draining.add(main)
     watcher = asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
         await asyncio.wait((main, watcher), return_when=asyncio.FIRST_COMPLETED)
@@ -94,11 +104,13 @@ class WorkResponse(Response):
         self.raw_headers = headers or []
         self.on_end: Callable[[], None] | None = None
         self.observer: Observer | None = None
+        self._draining = Draining()  # the server's, once it is called
         self._style = style
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._draining = scope["app"].state.draining
         try:
-            await run_while_connected(self._serve(send), receive)
+            await run_while_connected(self._serve(send), receive, self._draining)
         finally:
             if self.on_end is not None:
                 self.on_end()
@@ -112,22 +124,32 @@ class ValueResponse(WorkResponse):
 
     Args:
         compute: Gives the body.
+        notes: Warnings that are only known when the body is: a list that `compute` adds to.
     """
 
     def __init__(
-        self, compute: Callable[[], Awaitable[bytes]], *, style: ErrorStyle, media_type: str, headers: Headers | None
+        self,
+        compute: Callable[[], Awaitable[bytes]],
+        *,
+        style: ErrorStyle,
+        media_type: str,
+        headers: Headers | None,
+        notes: Sequence[str] = (),
     ) -> None:
         super().__init__(style, headers=headers)
         self._compute = compute
         self._media_type = media_type
+        self._notes = notes
 
     async def _serve(self, send: Send) -> None:
         try:
-            body = await self._compute()
+            with self._draining.in_band():
+                body = await self._compute()
         except Exception as error:
             await send_error(send, as_donabe_error(error), self._style)
         else:
-            await send_whole(send, 200, body, self._media_type, self.raw_headers)
+            headers = [*self.raw_headers, *warning_headers(self._notes)]
+            await send_whole(send, 200, body, self._media_type, headers)
 
 
 class AnswerResponse(WorkResponse):
@@ -158,7 +180,8 @@ class AnswerResponse(WorkResponse):
 
     async def _serve(self, send: Send) -> None:
         try:
-            reply = await self._begin()
+            with self._draining.in_band():
+                reply = await self._begin()
         except Exception as error:
             await send_error(send, as_donabe_error(error), self._style)
             return
@@ -174,20 +197,21 @@ class AnswerResponse(WorkResponse):
     async def _send_collected(self, reply: Reply, collector: Collector, send: Send) -> None:
         observer, is_first = self.observer, True
         try:
-            async for event in reply.events:
-                if observer is not None:
-                    if is_first:
-                        observer.first(reply.spec.name)
-                    else:
-                        observer.event()
-                    is_first = False
-                if type(event) is Delta:
-                    collector.delta(event)
-                elif type(event) is Finished:
-                    collector.finished(event, _timing(reply))
-                    self._note_usage(event)
-                elif type(event) is Failed:
-                    raise error_from(event)
+            with self._draining.in_band():
+                async for event in reply.events:
+                    if observer is not None:
+                        if is_first:
+                            observer.first(reply.spec.name)
+                        else:
+                            observer.event()
+                        is_first = False
+                    if type(event) is Delta:
+                        collector.delta(event)
+                    elif type(event) is Finished:
+                        collector.finished(event, _timing(reply))
+                        self._note_usage(event)
+                    elif type(event) is Failed:
+                        raise error_from(event)
             body = collector.body()
             if self._before_end is not None:
                 await self._before_end()
@@ -200,7 +224,8 @@ class AnswerResponse(WorkResponse):
         """First event first: only then is it known that the answer is no error."""
         events, observer = reply.events, self.observer
         try:
-            first = await anext(events, None)
+            with self._draining.in_band():
+                first = await anext(events, None)
             if observer is not None:
                 observer.first(reply.spec.name)
             chunk = _encode(first, writer, reply)
@@ -215,19 +240,20 @@ class AnswerResponse(WorkResponse):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         is_ended = type(first) is Finished and first.last
         try:
-            async for event in events:
-                # The common case inline: this loop runs once for every streamed token.
-                if type(event) is Delta:
-                    chunk = writer.delta(event)
-                    if observer is not None:
-                        observer.event()
-                else:
-                    chunk = _encode(event, writer, reply)
-                    is_ended = type(event) is Finished and event.last
-                    if type(event) is Finished:
-                        await self._ending(event)
-                if chunk:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            with self._draining.in_band():
+                async for event in events:
+                    # The common case inline: this loop runs once for every streamed token.
+                    if type(event) is Delta:
+                        chunk = writer.delta(event)
+                        if observer is not None:
+                            observer.event()
+                    else:
+                        chunk = _encode(event, writer, reply)
+                        is_ended = type(event) is Finished and event.last
+                        if type(event) is Finished:
+                            await self._ending(event)
+                    if chunk:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
             if not is_ended:
                 raise RunnerError("the model's process ended the answer without saying why")
         except OSError:
@@ -284,15 +310,17 @@ class LinesResponse(WorkResponse):
 
     async def _serve(self, send: Send) -> None:
         try:
-            lines = await self._begin()
+            with self._draining.in_band():
+                lines = await self._begin()
         except Exception as error:
             await send_error(send, as_donabe_error(error), self._style)
             return
         headers = [(b"content-type", self._media_type.encode()), *self.raw_headers]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
-            async for line in lines:
-                await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
+            with self._draining.in_band():
+                async for line in lines:
+                    await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
         except OSError:
             raise
         except Exception as error:

@@ -10,10 +10,10 @@ from starlette.responses import Response
 from donabe.api import anthropic_replies, anthropic_requests
 from donabe.api.anthropic_replies import ANTHROPIC_ERRORS
 from donabe.api.dialect import PLAIN_JSON
-from donabe.errors import InvalidRequestError, ModelNotFoundError
+from donabe.errors import ModelNotFoundError
 from donabe.server.admission import caller_of
 from donabe.server.answers import AnswerResponse, ValueResponse, read_body
-from donabe.server.errors import warning_headers
+from donabe.server.errors import check_strict, warning_headers
 from donabe.service.inference import Inference, Reply
 
 _STREAM_HEADERS = [(b"cache-control", b"no-cache")]
@@ -67,6 +67,5 @@ class AnthropicRoutes:
     async def _decode(self, request: Request, *, is_counting: bool = False) -> anthropic_requests.AnthropicMessages:
         body = await read_body(request, self._max_body_bytes)
         decoded = anthropic_requests.decode_messages_request(body, is_counting=is_counting)
-        if self._is_strict and decoded.warnings:
-            raise InvalidRequestError(decoded.warnings[0], hint="the server runs in strict mode; leave the field out")
+        check_strict(decoded.warnings, is_strict=self._is_strict)
         return decoded

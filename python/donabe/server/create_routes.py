@@ -14,7 +14,7 @@ from donabe.api.native_create import decode_create
 from donabe.api.native_replies import NATIVE_ERRORS
 from donabe.errors import InvalidRequestError, ModelNotFoundError, UnsupportedError
 from donabe.server.answers import LinesResponse, ValueResponse, read_body
-from donabe.server.errors import warning_headers
+from donabe.server.errors import check_strict, warning_headers
 from donabe.service.contracts import PullModel
 from donabe.service.create import ModelCreator
 from donabe.service.uploads import Uploads
@@ -76,8 +76,7 @@ class CreateRoutes:
         return Response(status_code=201)
 
     def _check_strict(self, warnings: tuple[str, ...]) -> None:
-        if self._is_strict and warnings:
-            raise InvalidRequestError(warnings[0], hint="the server runs in strict mode; leave the field out")
+        check_strict(warnings, is_strict=self._is_strict)
 
 
 def _progress(events: AsyncIterator[PullProgress], warnings: tuple[str, ...], *, is_streamed: bool) -> Response:

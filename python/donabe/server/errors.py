@@ -11,7 +11,7 @@ from starlette.types import Send
 
 from donabe import errors
 from donabe.api.dialect import ErrorStyle
-from donabe.errors import DonabeError, RequestError, RunnerError, ServerBusyError
+from donabe.errors import DonabeError, InvalidRequestError, RequestError, RunnerError, ServerBusyError
 
 logger = logging.getLogger("donabe.server")
 
@@ -80,6 +80,17 @@ def error_headers(error: DonabeError) -> list[tuple[bytes, bytes]]:
     if isinstance(error, UnauthorizedError):
         headers.append((b"www-authenticate", b"Bearer"))
     return headers
+
+
+def check_strict(warnings: Iterable[str], *, is_strict: bool) -> None:
+    """Refuse what a server that is not strict would only report.
+
+    Raises:
+        InvalidRequestError: The server is strict and there is a warning; the first one is the message.
+    """
+    first = next(iter(warnings), None)
+    if is_strict and first is not None:
+        raise InvalidRequestError(first, hint="the server runs in strict mode; leave the field out")
 
 
 _UNSAFE = re.compile(r"[^\x20-\x7e]")

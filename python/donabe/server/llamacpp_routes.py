@@ -14,7 +14,7 @@ from donabe.api.dialect import PLAIN_JSON
 from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.server.admission import caller_of
 from donabe.server.answers import AnswerResponse, ValueResponse, read_body
-from donabe.server.errors import warning_headers
+from donabe.server.errors import check_strict, warning_headers
 from donabe.service.calls import ModelCall
 from donabe.service.inference import Inference, Reply
 from donabe.service.models import Models
@@ -25,13 +25,15 @@ AnyCall = TypeVar("AnyCall", bound=ModelCall)
 class LlamaCppRoutes:
     """Infill and tokens over the use cases. A request that names no model gets the one in use."""
 
-    def __init__(self, inference: Inference, models: Models, *, max_body_bytes: int) -> None:
+    def __init__(self, inference: Inference, models: Models, *, max_body_bytes: int, is_strict: bool = False) -> None:
         self._inference = inference
         self._models = models
         self._max_body_bytes = max_body_bytes
+        self._is_strict = is_strict
 
     async def infill(self, request: Request) -> Response:
         decoded = llamacpp.decode_infill(await read_body(request, self._max_body_bytes))
+        check_strict(decoded.warnings, is_strict=self._is_strict)
         call = await self._with_model(request, decoded.call)
 
         async def begin() -> Reply:
@@ -47,6 +49,7 @@ class LlamaCppRoutes:
 
     async def tokenize(self, request: Request) -> Response:
         decoded = llamacpp.decode_tokenize(await read_body(request, self._max_body_bytes))
+        check_strict(decoded.warnings, is_strict=self._is_strict)
         call = await self._with_model(request, decoded.call)
 
         async def compute() -> bytes:
@@ -59,6 +62,7 @@ class LlamaCppRoutes:
 
     async def detokenize(self, request: Request) -> Response:
         decoded = llamacpp.decode_detokenize(await read_body(request, self._max_body_bytes))
+        check_strict(decoded.warnings, is_strict=self._is_strict)
         call = await self._with_model(request, decoded.call)
 
         async def compute() -> bytes:

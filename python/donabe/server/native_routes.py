@@ -6,7 +6,7 @@ Model names that are not found are reported in each route's own words, because c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,12 +21,11 @@ from donabe.errors import ContextLengthError, InvalidNameError, InvalidRequestEr
 from donabe.registry.catalogue import recommended
 from donabe.server.admission import caller_of
 from donabe.server.answers import AnswerResponse, LinesResponse, ValueResponse, read_body
-from donabe.server.errors import warning_headers
+from donabe.server.errors import check_strict, warning_headers
 from donabe.server.version import own_version
 from donabe.service.calls import ChatCall, GenerateCall, ModelCall
 from donabe.service.inference import Inference, Reply
 from donabe.service.models import Models, modelfile_text, overlay
-from donabe.service.parameters import check_options
 from donabe.store.names import ModelName, split_where
 
 # The level of the reference API this server implements; clients compare versions.
@@ -77,12 +76,13 @@ class NativeRoutes:
         self._check_strict(decoded.warnings)
         call, headers = self._for_caller(request, decoded.call), warning_headers(decoded.warnings)
         name = call.model
+        notes: list[str] = []
 
         async def load() -> bytes:
             if call.keep_alive_s == 0:
                 await _naming(self._inference.unload(name), "model '{}' not found", name)
                 return native_replies.loaded_body(name, is_chat=is_chat, reason="unload")
-            await _naming(self._inference.load(call), "model '{}' not found", name)
+            notes.extend(await _naming(self._inference.load(call), "model '{}' not found", name))
             return native_replies.loaded_body(name, is_chat=is_chat, reason="load")
 
         async def render() -> bytes:
@@ -96,7 +96,7 @@ class NativeRoutes:
             return await _naming(self._inference.generate(call), "model '{}' not found", name)
 
         if decoded.is_empty:
-            return ValueResponse(load, style=NATIVE_ERRORS, media_type=JSON, headers=headers)
+            return ValueResponse(load, style=NATIVE_ERRORS, media_type=JSON, headers=headers, notes=notes)
         if decoded.is_render_only:
             return ValueResponse(render, style=NATIVE_ERRORS, media_type=JSON, headers=headers)
         if decoded.is_streamed:
@@ -111,6 +111,7 @@ class NativeRoutes:
         if not name.strip():
             raise ModelNotFoundError(f"model '{name}' not found", name=name)
         call = self._for_caller(request, decoded.call)
+        notes: list[str] = []
 
         async def compute() -> bytes:
             try:
@@ -121,19 +122,22 @@ class NativeRoutes:
                     field="input",
                     hint=f"it has {error.n_prompt_tokens} tokens, {error.n_ctx} fit; set truncate or a larger num_ctx",
                 ) from None
+            notes.extend(reply.warnings)
             return native_replies.embed_body(name, reply.result, load_s=reply.load_s, total_s=reply.total_s)
 
-        return self._value(compute, decoded.warnings)
+        return self._value(compute, decoded.warnings, notes)
 
     async def embeddings(self, request: Request) -> Response:
         decoded = native.decode_embeddings(await self._body(request))
         call = self._for_caller(request, decoded.call)
+        notes: list[str] = []
 
         async def compute() -> bytes:
             reply = await _naming(self._inference.embed(call), _NOT_PULLED, decoded.call.model)
+            notes.extend(reply.warnings)
             return native_replies.embeddings_body(reply.result)
 
-        return self._value(compute, decoded.warnings)
+        return self._value(compute, decoded.warnings, notes)
 
     async def tokenize(self, request: Request) -> Response:
         decoded = native.decode_tokenize(await self._body(request))
@@ -184,7 +188,6 @@ class NativeRoutes:
     async def show(self, request: Request) -> Response:
         decoded = native.decode_named(await self._body(request), "ShowRequest")
         _require_name(decoded.name)
-        options, _unknown = check_options(decoded.options or {})
 
         async def compute() -> bytes:
             try:
@@ -192,7 +195,7 @@ class NativeRoutes:
             except ModelNotFoundError as error:
                 short = ModelName.parse(split_where(decoded.name)[0]).short
                 raise ModelNotFoundError(f"model '{short}' not found", name=short, hint=error.hint) from None
-            shown = overlay(description.spec, system=decoded.system, options=options)
+            shown = overlay(description.spec, system=decoded.system, options=decoded.options)
             text = modelfile_text(shown)
             return native_models.show_body(description, shown, is_verbose=decoded.is_verbose, modelfile=text)
 
@@ -281,13 +284,15 @@ class NativeRoutes:
     def _for_caller(self, request: Request, call: AnyCall) -> AnyCall:
         return replace(call, scheduling=caller_of(request).scheduling)
 
-    def _value(self, compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...]) -> Response:
+    def _value(
+        self, compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...], notes: Sequence[str] = ()
+    ) -> Response:
         self._check_strict(warnings)
-        return ValueResponse(compute, style=NATIVE_ERRORS, media_type=JSON, headers=warning_headers(warnings))
+        headers = warning_headers(warnings)
+        return ValueResponse(compute, style=NATIVE_ERRORS, media_type=JSON, headers=headers, notes=notes)
 
     def _check_strict(self, warnings: tuple[str, ...]) -> None:
-        if self._is_strict and warnings:
-            raise InvalidRequestError(warnings[0], hint="the server runs in strict mode; leave the field out")
+        check_strict(warnings, is_strict=self._is_strict)
 
 
 _NOT_PULLED = 'model "{}" not found, try pulling it first'

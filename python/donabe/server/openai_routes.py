@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from donabe.api import native, native_replies, openai_replies, openai_requests
-from donabe.api.dialect import PLAIN_JSON
+from donabe.api.dialect import PLAIN_JSON, SSE
 from donabe.api.openai_replies import OPENAI_ERRORS
-from donabe.errors import InvalidRequestError, ModelNotFoundError
+from donabe.errors import ModelNotFoundError
 from donabe.server.admission import caller_of
 from donabe.server.answers import AnswerResponse, ValueResponse, read_body
-from donabe.server.errors import warning_headers
+from donabe.server.errors import check_strict, warning_headers
 from donabe.service.calls import GenerateCall, ModelCall
 from donabe.service.inference import Inference, Reply
 from donabe.service.merging import MergedReply
@@ -41,7 +41,7 @@ class OpenAIRoutes:
     async def chat_completions(self, request: Request) -> Response:
         decoded = openai_requests.decode_chat_completion(await self._body(request))
         self._check_strict(decoded.warnings)
-        call = _for_caller(request, decoded.call)
+        call = _for_caller(request, decoded.call, salt=decoded.cache_salt)
 
         async def begin() -> Reply:
             return await _naming(self._inference.chat(call), call.model)
@@ -63,18 +63,22 @@ class OpenAIRoutes:
     async def completions(self, request: Request) -> Response:
         decoded = openai_requests.decode_completion(await self._body(request))
         self._check_strict(decoded.warnings)
-        calls = [_for_caller(request, call) for call in decoded.calls]
+        calls = [_for_caller(request, call, salt=decoded.cache_salt) for call in decoded.calls]
         model, n_choices = calls[0].model, len(calls) * decoded.n
 
         async def begin() -> Reply:
             return await _naming(self._generate_all(calls, decoded.n), model)
 
-        async def load() -> bytes:
-            await _naming(self._inference.load(calls[0]), model)
-            return openai_replies.loaded_completion(model)
+        notes: list[str] = []
 
-        if len(calls) == 1 and not calls[0].prompt and not calls[0].suffix and not decoded.is_streamed:
-            return _value(load, decoded.warnings)
+        async def load() -> bytes:
+            notes.extend(await _naming(self._inference.load(calls[0]), model))
+            return openai_replies.loaded_completion(model, is_streamed=decoded.is_streamed)
+
+        if len(calls) == 1 and not calls[0].prompt and not calls[0].suffix:
+            headers = warning_headers(decoded.warnings)
+            media_type = SSE if decoded.is_streamed else PLAIN_JSON
+            return ValueResponse(load, style=OPENAI_ERRORS, media_type=media_type, headers=headers, notes=notes)
         return AnswerResponse(
             begin,
             style=OPENAI_ERRORS,
@@ -116,13 +120,15 @@ class OpenAIRoutes:
         call = _for_caller(request, decoded.call)
         if not call.model.strip():
             raise ModelNotFoundError(f"model '{call.model}' not found", name=call.model)
+        notes: list[str] = []
 
         async def compute() -> bytes:
             reply = await _naming(self._inference.embed(call), call.model)
+            notes.extend(reply.warnings)
             assert reply.result is not None  # the dialect refuses requests without input
             return openai_replies.embedding_body(call.model, reply.result, is_base64=decoded.is_base64)
 
-        return _value(compute, decoded.warnings)
+        return _value(compute, decoded.warnings, notes)
 
     async def models(self, request: Request) -> Response:
         return Response(openai_replies.models_body(await self._models.installed()), media_type=PLAIN_JSON)
@@ -155,16 +161,20 @@ class OpenAIRoutes:
         return await read_body(request, self._max_body_bytes)
 
     def _check_strict(self, warnings: tuple[str, ...]) -> None:
-        if self._is_strict and warnings:
-            raise InvalidRequestError(warnings[0], hint="the server runs in strict mode; leave the field out")
+        check_strict(warnings, is_strict=self._is_strict)
 
 
-def _for_caller(request: Request, call: AnyCall) -> AnyCall:
-    return replace(call, scheduling=caller_of(request).scheduling)
+def _for_caller(request: Request, call: AnyCall, *, salt: str = "") -> AnyCall:
+    """The call as this caller's. His own salt divides the caller's share of the cache further, never joins others'."""
+    scheduling = caller_of(request).scheduling
+    if salt:
+        scheduling = msgspec.structs.replace(scheduling, cache_salt=f"{scheduling.cache_salt}/{salt}")
+    return replace(call, scheduling=scheduling)
 
 
-def _value(compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...]) -> Response:
-    return ValueResponse(compute, style=OPENAI_ERRORS, media_type=PLAIN_JSON, headers=warning_headers(warnings))
+def _value(compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...], notes: Sequence[str] = ()) -> Response:
+    headers = warning_headers(warnings)
+    return ValueResponse(compute, style=OPENAI_ERRORS, media_type=PLAIN_JSON, headers=headers, notes=notes)
 
 
 async def _naming(work: Awaitable[T], name: str) -> T:

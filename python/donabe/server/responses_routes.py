@@ -15,7 +15,7 @@ from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.errors import InvalidRequestError, ModelNotFoundError
 from donabe.server.admission import caller_of
 from donabe.server.answers import AnswerResponse, read_body
-from donabe.server.errors import NotFoundError, warning_headers
+from donabe.server.errors import NotFoundError, check_strict, warning_headers
 from donabe.service.inference import Inference, Reply
 from donabe.service.response_store import ResponseStore, StoredResponse
 from donabe.types import JsonObject
@@ -36,8 +36,7 @@ class ResponsesRoutes:
 
     async def create(self, request: Request) -> Response:
         decoded = responses_requests.decode_responses(await read_body(request, self._max_body_bytes))
-        if self._is_strict and decoded.warnings:
-            raise InvalidRequestError(decoded.warnings[0], hint="the server runs in strict mode; leave the field out")
+        check_strict(decoded.warnings, is_strict=self._is_strict)
         caller = caller_of(request)
         items = await self._conversation(decoded, caller.scheduling.caller)
         messages = responses_items.messages_of(items, decoded.instructions)

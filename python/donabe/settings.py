@@ -106,6 +106,10 @@ class Settings:
     )
     limit_rate: int = _declare(Size(), 0, "bytes per second a pull or push may use, 0 = no limit", shown="0")
 
+    hf_token: str = _declare(
+        Text(), "", "token that reads private and gated models of hf.co", twins="HF_TOKEN", secret=True
+    )
+
     # the server and its clients
     host_address: HostAddress = _declare(
         Address(), HostAddress(), "where the server listens and clients connect", twins="OLLAMA_HOST", name="host"
@@ -121,6 +125,12 @@ class Settings:
         Number(0), 512, "requests that may wait before new ones are refused", twins="OLLAMA_MAX_QUEUE"
     )
     max_body_bytes: int = _declare(Size(), 256_000_000, "largest accepted request body", shown="256MB", name="max_body")
+    shutdown_timeout_s: float = _declare(
+        Duration(),
+        10.0,
+        "how long running answers may go on when the server is stopped, negative = to their end",
+        name="shutdown_timeout",
+    )
     debug: int = _declare(Verbosity(), 0, "1 logs at debug level, 2 traces", twins="OLLAMA_DEBUG")
     log_level: str = _declare(
         Choice(("error", "warning", "info", "debug", "trace")), "info", "least severe level that is logged"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from fastapi import FastAPI
 
 from donabe.server.listening import open_socket
-from donabe.server.main import make_server
+from donabe.server.stopping import make_server
 
 
 @contextmanager

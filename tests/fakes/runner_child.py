@@ -94,6 +94,8 @@ class FakeChild:
                 self.channel._sock.sendall(b"\x03\x00\x00\x00\xc1\xc1\xc1")
             if self.behaviour in ("endless", "garbage"):
                 return
+        while self.behaviour == "until_gate" and not os.path.exists(os.environ["DONABE_TEST_GATE"]):
+            time.sleep(0.01)
         done = Finished(reason=FinishReason.STOP, usage=Usage(n_output_tokens=len(words)))
         send(messages.Events(items=((message.id, done),)))
 

@@ -16,7 +16,7 @@ from donabe.setting_values import Folder, Folders
 from donabe.settings import Settings, declared_settings, default_config_path, load_settings
 
 READY_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 45.0  # the server lets running answers end first
+STOP_TIMEOUT_S = 30.0  # beyond what the server gives running answers
 _POLL_S = 0.05
 _TAIL_LINES = 5
 
@@ -71,7 +71,9 @@ def stop_background_server() -> int:
     """
     import psutil
 
-    path = _pid_path(load_settings())
+    settings = load_settings()
+    timeout_s = min(settings.shutdown_timeout_s, 86_400.0) + STOP_TIMEOUT_S
+    path = _pid_path(settings)
     try:
         process = psutil.Process(int(path.read_text(encoding="ascii")))
         is_ours = "serve" in process.cmdline()  # the number may belong to another program by now
@@ -83,10 +85,10 @@ def stop_background_server() -> int:
         )
     process.terminate()
     try:
-        process.wait(STOP_TIMEOUT_S)
+        process.wait(timeout_s)
     except psutil.TimeoutExpired:
         raise ServerUnavailableError(
-            f"the server (pid {process.pid}) did not end within {STOP_TIMEOUT_S:.0f} s"
+            f"the server (pid {process.pid}) did not end within {timeout_s:.0f} s"
         ) from None
     path.unlink(missing_ok=True)
     return process.pid

@@ -17,6 +17,7 @@ from donabe.server.admission import Admission
 from donabe.server.anthropic_routes import AnthropicRoutes
 from donabe.server.contracts import ServerSettings
 from donabe.server.create_routes import CreateRoutes
+from donabe.server.draining import Draining
 from donabe.server.guards import Guard, HostRules, OriginRules
 from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
 from donabe.server.limits import Limits
@@ -46,8 +47,8 @@ from donabe.service.uploads import Uploads
 
 # Resident models when the setting is automatic.
 AUTOMATIC_MAX_LOADED = 3
-# How long running answers may go on after a stop signal.
-DRAIN_S = 30.0
+# How long runners may take to let go of requests; answers have ended, or been ended, before.
+RELEASE_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
-        await pool.close(drain_s=DRAIN_S)
+        await pool.close(drain_s=RELEASE_S)
         responses.close()
 
     app = FastAPI(
@@ -117,7 +118,9 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     add_openai_routes(
         table, OpenAIRoutes(inference, models, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
     )
-    add_llamacpp_routes(table, LlamaCppRoutes(inference, models, max_body_bytes=settings.max_body_bytes))
+    add_llamacpp_routes(
+        table, LlamaCppRoutes(inference, models, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
+    )
     add_anthropic_routes(
         table, AnthropicRoutes(inference, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
     )
@@ -139,6 +142,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     origins = OriginRules.parse(settings.origins)
     app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
     app.add_middleware(RequestLog, metrics=metrics)
+    app.state.draining = Draining()
     app.state.pool = pool
     app.state.routes = table
     return app

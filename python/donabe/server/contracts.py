@@ -30,6 +30,9 @@ class ServerSettings(Protocol):
     def load_timeout_s(self) -> float: ...
 
     @property
+    def shutdown_timeout_s(self) -> float: ...
+
+    @property
     def max_loaded_models(self) -> int:
         """0 = automatic (3 per GPU, 3 without)."""
         ...

@@ -13,20 +13,16 @@ from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
 from donabe.server.listening import open_socket
 
 if TYPE_CHECKING:
-    import uvicorn
-    from fastapi import FastAPI
+    from donabe.server.app import Collaborators
 
 logger = logging.getLogger("donabe.server")
 
-# Answers that are being written when a stop signal comes may go on this long.
-DRAIN_S = 30
-# Clients keep connections open between the turns of a chat.
-IDLE_CONNECTION_S = 120
-MAX_HEADER_BYTES = 64 * 1024
 
+def serve(settings: ServerSettings, collaborators: Collaborators | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, then let answers end and stop. A second signal ends the process at once.
 
-def serve(settings: ServerSettings) -> None:
-    """Serve until SIGINT or SIGTERM, then drain and stop.
+    Args:
+        collaborators: What the app is built over instead of the settings' store, registry and runner processes.
 
     Raises:
         SettingsError: The address can't be listened on (a taken port is named with its holder), or lets everybody in.
@@ -35,9 +31,12 @@ def serve(settings: ServerSettings) -> None:
     refuse_open_door(settings)
     listener = open_socket(settings.host, settings.port)
     try:
-        from donabe.server.app import create_app  # heavy; a taken port is reported without it
+        # heavy; a taken port is reported without them
+        from donabe.server.app import create_app
+        from donabe.server.stopping import make_server
 
-        server = make_server(create_app(settings))
+        app = create_app(settings, collaborators)
+        server = make_server(app, shutdown_timeout_s=settings.shutdown_timeout_s)
         host, port = listener.getsockname()[:2]
         logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         server.run(sockets=[listener])
@@ -61,24 +60,6 @@ def refuse_open_door(settings: ServerSettings) -> None:
         " could use and change your models",
         setting="host",
         hint="make one with `donabe key create NAME`, or pass --insecure-no-auth if the network is trusted",
-    )
-
-
-def make_server(app: FastAPI) -> uvicorn.Server:
-    """The HTTP server around the app, its own logging off: donabe logs requests itself."""
-    import uvicorn
-
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="on",
-            timeout_keep_alive=IDLE_CONNECTION_S,
-            timeout_graceful_shutdown=DRAIN_S,
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        )
     )
 
 

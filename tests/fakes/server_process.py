@@ -1,0 +1,93 @@
+"""`donabe serve` as a process of its own over fake runner children: `server_process.py BEHAVIOUR`. Settings come from the
+environment, as for the command.
+
+Python programs import `started`, which runs it and waits until it listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNNER_CHILD = Path(__file__).with_name("runner_child.py")
+
+
+@dataclass
+class ServerProcess:
+    """A running server. `log` grows by what it writes."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    log: list[str] = field(default_factory=list)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self, timeout_s: float = 30.0) -> int:
+        """The return code, once it has ended."""
+        return await asyncio.wait_for(self.process.wait(), timeout_s)
+
+
+@asynccontextmanager
+async def started(home: Path, behaviour: str = "answer", **environment: str) -> AsyncIterator[ServerProcess]:
+    """A server of this process's donabe on a free port; killed at the end if it still runs."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "python"), os.environ.get("PYTHONPATH", "")])
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("DONABE_", "OLLAMA_", "OTEL_"))}
+    own |= {"PYTHONPATH": path, "DONABE_HOME": str(home), "DONABE_HOST": "127.0.0.1:0", **environment}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, __file__, behaviour, env=own, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    server = ServerProcess(process, "")
+    listening = asyncio.Event()
+    reader = asyncio.create_task(_read_log(process.stderr, server, listening))
+    try:
+        await asyncio.wait_for(listening.wait(), 60)
+        assert server.url, f"the server ended at start: {server.log}"
+        yield server
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reader
+
+
+async def _read_log(stream: asyncio.StreamReader, server: ServerProcess, listening: asyncio.Event) -> None:
+    while line := (await stream.readline()).decode():
+        server.log.append(line)
+        if found := re.search(r"listening on (\S+)", line):
+            server.url = found[1]
+            listening.set()
+    listening.set()
+
+
+def main() -> None:
+    from tests.fakes.server import MODELS
+    from tests.fakes.store import FakePull, FakeStore, read_fake_header
+
+    from donabe.runner.api import ModelRunner
+    from donabe.runner.client import RunnerProcess
+    from donabe.server.app import Collaborators
+    from donabe.server.main import serve
+    from donabe.settings import load_settings
+    from donabe.types import LoadOptions, ModelSpec
+
+    async def start_runner(spec: ModelSpec, options: LoadOptions) -> ModelRunner:
+        return await RunnerProcess.start(spec, options, command=(sys.executable, str(RUNNER_CHILD), sys.argv[1]))
+
+    collaborators = Collaborators(
+        store=FakeStore(*MODELS), pull=FakePull(), read_metadata=read_fake_header, start_runner=start_runner
+    )
+    serve(load_settings(), collaborators)
+
+
+if __name__ == "__main__":
+    main()

@@ -27,3 +27,15 @@ def test_installed_version_is_the_declared_one() -> None:
     except metadata.PackageNotFoundError:
         pytest.skip("donabe runs from its source folder")
     assert installed == declared()
+
+
+@pytest.mark.parametrize(
+    "project", sorted((ROOT / "packaging").glob("*/pyproject.toml")), ids=lambda path: path.parent.name
+)
+def test_plugins_have_and_pin_the_version(project: Path) -> None:
+    text = project.read_text(encoding="utf-8")
+    name = f"donabe-{project.parent.name}"
+    assert f'name = "{name}"\nversion = "{declared()}"' in text
+    assert f'"donabe=={declared()}"' in text
+    extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'"{name}=={declared()}' in extras

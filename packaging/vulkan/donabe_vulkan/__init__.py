@@ -1,1 +1,1 @@
-"""The Vulkan backend of donabe: `plugin.json` says what it fits, `lib/` holds it. donabe reads both without importing this."""
+"""The Vulkan backend of donabe, which finds it by `plugin.json` and never imports this."""

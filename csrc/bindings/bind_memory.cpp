@@ -15,13 +15,15 @@ using release_gil = py::call_guard<py::gil_scoped_release>; // Memory locks its 
 
 std::shared_ptr<StateBlob> blob_from_bytes(const py::bytes & data, bool is_partial, int32_t n_tokens) {
     require_range("n_tokens", int64_t{n_tokens}, 1, (int64_t{1} << 30) - 1);
-    const std::string_view view = data;
+    const std::string_view view = data; // immutable, and the caller keeps it
     if (view.empty()) {
         throw Error(ErrorCode::state, "the state is empty");
     }
-    auto blob = std::make_shared<StateBlob>(view.size(), is_partial, n_tokens);
-    std::memcpy(blob->data(), view.data(), view.size());
-    return blob;
+    return without_gil([&] {
+        auto blob = std::make_shared<StateBlob>(view.size(), is_partial, n_tokens);
+        std::memcpy(blob->data(), view.data(), view.size());
+        return blob;
+    });
 }
 
 py::buffer_info blob_buffer(StateBlob & blob) {

@@ -105,7 +105,6 @@ class Settings:
         Texts(), (), "registries that may be on private addresses: `host`, `host:port`, or `*` for all"
     )
     limit_rate: int = _declare(Size(), 0, "bytes per second a pull or push may use, 0 = no limit", shown="0")
-
     hf_token: str = _declare(
         Text(), "", "token that reads private and gated models of hf.co", twins="HF_TOKEN", secret=True
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ class FakeServer:
     """Knobs of a running server; change them any time."""
 
     host: str = ""
+    scheme: str = "http"
     files: dict[str, bytes] = field(default_factory=dict)
     routes: dict[str, Route] = field(default_factory=dict)  # by path prefix, longest first
     pages: dict[str, bytes] = field(default_factory=dict)  # HTML
@@ -55,7 +57,7 @@ class FakeServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{self.scheme}://{self.host}"
 
     def seen(self, method: str, prefix: str = "/") -> list[Request]:
         return [request for request in self.requests if request.method == method and request.path.startswith(prefix)]
@@ -142,10 +144,12 @@ class _QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def fake_server(host: str = "127.0.0.1") -> Iterator[FakeServer]:
+def fake_server(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[FakeServer]:
     """Run a server on a free port."""
-    state = FakeServer()
+    state = FakeServer(scheme="https" if tls else "http")
     httpd = _QuietServer((host, 0), _handler(state))
+    if tls:
+        httpd.socket = tls.wrap_socket(httpd.socket, server_side=True, do_handshake_on_connect=False)
     state.host = f"{host}:{httpd.server_address[1]}"
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -142,11 +143,11 @@ def signature_parts(authorization: str) -> tuple[bytes, bytes]:
 
 
 @contextmanager
-def fake_registry() -> Iterator[FakeRegistry]:
+def fake_registry(tls: ssl.SSLContext | None = None) -> Iterator[FakeRegistry]:
     """A registry on 127.0.0.1 and its storage on another name of this machine."""
     with ExitStack() as stack:
-        server = stack.enter_context(fake_server())
-        storage = stack.enter_context(fake_server())
+        server = stack.enter_context(fake_server(tls=tls))
+        storage = stack.enter_context(fake_server(tls=tls))
         storage.host = storage.host.replace("127.0.0.1", "localhost")
         registry = FakeRegistry(server, storage)
         server.routes["/"] = registry.answer

@@ -1,7 +1,8 @@
 """How many prompt tokens a step may take, learnt from how long steps took. No clock here: times are handed in.
 
 Model of a step: t = t_decode(rows) + cost * prompt_tokens. t_decode is measured on steps without prompt tokens, cost
-on the others; both follow the machine's load within a few steps, upwards faster than downwards.
+on the others; both follow the machine's load within a few steps, upwards faster than downwards. A step without rows
+still reads all weights once, as one with a single row does: else a short prompt would make tokens look dear.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class StepBudget:
         if n_prefill == 0:
             self._decode_s[n_decode] = _follow(self._decode_s.get(n_decode, 0.0), step_s)
         elif n_prefill >= MIN_CHUNK // 2:
-            cost_s = max(step_s - self.decode_s(n_decode), step_s * 0.1) / n_prefill
+            cost_s = max(step_s - self.decode_s(max(n_decode, 1)), step_s * 0.1) / n_prefill
             self._cost_s = _follow(self._cost_s, cost_s)
 
 

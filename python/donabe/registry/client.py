@@ -18,7 +18,7 @@ from donabe.errors import SourceAuthError, SourceError
 from donabe.registry import auth
 from donabe.registry.http import new_client, status_error, transport_error
 from donabe.registry.keys import load_key
-from donabe.registry.sources import PullOptions
+from donabe.registry.sources import HUB_HOSTS, PullOptions
 from donabe.store.names import ModelName
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_REDIRECTS = 10
 _MAX_ERROR_BYTES = 2048
 _MAX_TOKEN_BYTES = 64 << 10
+_TOKEN_HINT = "set HF_TOKEN, where the server runs, to a token that may read the model; or check the name"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -72,6 +73,16 @@ class RegistryClient:
         mine, other = urlsplit(self._base), urlsplit(url)
         return (mine.scheme, mine.netloc.lower()) == (other.scheme, other.netloc.lower())
 
+    def _host_token(self, url: str) -> str:
+        """The user's own token for the host of a URL, if there is one. It never crosses a network in the clear."""
+        parts = urlsplit(url)
+        host = parts.netloc.lower()
+        is_safe = parts.scheme == "https" or host in self._options.private_hosts
+        token = self._options.host_tokens.get(host, "") if is_safe else ""
+        if not (token.isascii() and token.isprintable()):
+            raise SourceAuthError(f"the token for {host} holds characters that no token has", hint=_TOKEN_HINT)
+        return token
+
     @asynccontextmanager
     async def send(
         self,
@@ -95,7 +106,8 @@ class RegistryClient:
         has_retried, n_hops = False, 0
         while True:
             token = self._token if self.is_own(url) else ""
-            sent = {**(headers or {}), **({"Authorization": f"Bearer {token}"} if token else {})}
+            bearer = token or self._host_token(url)
+            sent = {**(headers or {}), **({"Authorization": f"Bearer {bearer}"} if bearer else {})}
             try:
                 request = self._http.build_request(method, url, headers=sent, content=body or None)
                 response = await self._http.send(request, stream=True)
@@ -143,7 +155,7 @@ class RegistryClient:
             if self._token != rejected:
                 return
             if not header:
-                raise SourceAuthError("unauthorized: access denied")
+                raise SourceAuthError("unauthorized: access denied", hint=self._login_hint())
             target = auth.token_url(auth.parse_challenge(header), url)
             key = await asyncio.to_thread(load_key, self._options.key_folder)
             data = await self._ask_token(target, key.authorization(auth.signed_message(target)))
@@ -166,12 +178,16 @@ class RegistryClient:
     async def failure(self, response: httpx.Response) -> Exception:
         """The typed error for an answer that is not a success."""
         if response.status_code in {401, 403}:
-            return SourceAuthError("unauthorized: access denied", hint="sign in to the registry, or check the name")
+            return SourceAuthError("unauthorized: access denied", hint=self._login_hint())
         try:
             detail = _printable(await read_capped(response, _MAX_ERROR_BYTES, cut=True))
         except SourceError:
             detail = ""
         return status_error(response.status_code, str(response.url), detail)
+
+    def _login_hint(self) -> str:
+        is_hub = self.name.host.lower() in HUB_HOSTS or self.name.host.lower() in self._options.host_tokens
+        return _TOKEN_HINT if is_hub else "sign in to the registry, or check the name"
 
 
 async def read_capped(response: httpx.Response, limit: int, *, cut: bool = False) -> bytes:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urljoin, urlsplit
 
 from donabe.errors import DonabeError, InvalidRequestError, ModelNotFoundError, SourceError
 from donabe.registry.client import RegistryClient, read_capped
 from donabe.registry.download import RateLimit
 from donabe.registry.install import Provenance, install_blobs
 from donabe.registry.oci import RegistrySource, pull_layer
-from donabe.registry.sources import PullOptions
+from donabe.registry.sources import HUB_HOSTS, PullOptions
 from donabe.store.digest import Digest
 from donabe.store.files import require_space
 from donabe.store.foreign import quantization_of
@@ -28,8 +28,12 @@ from donabe.store.models import ModelStore
 from donabe.store.names import ModelName
 from donabe.types import PullProgress
 
-HOSTS = frozenset({"hf.co", "huggingface.co"})
+if TYPE_CHECKING:
+    import httpx
+
+HOSTS = HUB_HOSTS
 _MAX_LISTING_BYTES = 16 << 20
+_MAX_PAGES = 100
 _MAX_FILES = 1_000
 _MAX_FILE_BYTES = 1 << 46
 _DEFAULT_QUANTIZATION = "q4_k_m"
@@ -88,19 +92,44 @@ class HuggingFaceSource:
             raise
         yield PullProgress(status="success")
 
-    async def _list(self, client: RegistryClient) -> object:
+    async def _list(self, client: RegistryClient) -> list[object]:
+        """What the repository holds, page by page."""
         url = f"{client.origin}/api/models/{self._name.repository}/tree/main?recursive=true"
-        async with client.send("GET", url) as response:
-            if response.status_code != 200:
-                raise await client.failure(response)
-            data = await read_capped(response, _MAX_LISTING_BYTES)
+        entries: list[object] = []
+        n_left = _MAX_LISTING_BYTES
+        for _ in range(_MAX_PAGES):
+            async with client.send("GET", url) as response:
+                if response.status_code != 200:
+                    raise await client.failure(response)
+                data = await read_capped(response, n_left)
+                url = _next_page(client, response)
+            n_left -= len(data)
+            entries += self._decode_page(data)
+            if not url:
+                return entries
+        raise SourceError(f"{self._name.short}: the list of the repository's files has no end")
+
+    def _decode_page(self, data: bytes) -> list[object]:
         try:
-            return json.loads(data)
+            page = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise SourceError(f"{self._name.short}: the list of the repository's files is not JSON") from error
+        return page if isinstance(page, list) else []
 
 
-def find_split_set(listing: object, name: ModelName) -> tuple[RepositoryFile, ...]:
+def _next_page(client: RegistryClient, response: httpx.Response) -> str:
+    """Where the list goes on, or ""."""
+    here = str(response.url)
+    link = response.links.get("next", {}).get("url", "")
+    if not link:
+        return ""
+    target = client.check_target(urljoin(here, link))
+    if urlsplit(target)[:2] != urlsplit(here)[:2]:
+        raise SourceError("the list of the repository's files goes on at another host")
+    return target
+
+
+def find_split_set(listing: Sequence[object], name: ModelName) -> tuple[RepositoryFile, ...]:
     """The files of the split set that a name's tag means, in order.
 
     Raises:
@@ -109,8 +138,10 @@ def find_split_set(listing: object, name: ModelName) -> tuple[RepositoryFile, ..
     """
     sets: dict[str, dict[int, RepositoryFile]] = {}
     counts: dict[str, int] = {}
-    for entry in listing if isinstance(listing, list) else ():
-        path = entry.get("path") if isinstance(entry, dict) else None
+    for entry in listing:
+        if not isinstance(entry, dict):
+            continue
+        path = entry.get("path")
         match = _SPLIT_PATH.fullmatch(path) if isinstance(path, str) else None
         if match and "mmproj" not in match["prefix"].lower():
             key = f"{match['prefix']}-of-{match['count']}"

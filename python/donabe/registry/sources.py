@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,8 @@ from donabe.registry.download import Patience
 from donabe.store.models import ModelStore
 from donabe.store.names import ModelName
 from donabe.types import PullProgress
+
+HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class PullOptions:
         offline: Refuse anything that needs the network.
         private_hosts: Registries that may be on private, loopback or link-local addresses: `host`, `host:port` or `*`.
         key_folder: Where the key for registry logins is kept.
+        host_tokens: Bearer tokens by `host` or `host:port`; each goes to its very host only.
     """
 
     insecure: bool = False
@@ -30,6 +33,7 @@ class PullOptions:
     offline: bool = False
     private_hosts: tuple[str, ...] = ()
     key_folder: Path = field(default_factory=lambda: Path.home() / ".donabe")
+    host_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
     patience: Patience = field(default_factory=Patience)
 
     def for_call(self, *, insecure: bool, limit_rate: int) -> PullOptions:
@@ -49,6 +53,8 @@ class TransferSettings(Protocol):
     def private_registries(self) -> tuple[str, ...]: ...
     @property
     def limit_rate(self) -> int: ...
+    @property
+    def hf_token(self) -> str: ...
 
 
 def options_from(settings: TransferSettings) -> PullOptions:
@@ -58,6 +64,7 @@ def options_from(settings: TransferSettings) -> PullOptions:
         private_hosts=settings.private_registries,
         rate_limit=settings.limit_rate,
         key_folder=settings.home,
+        host_tokens=dict.fromkeys(HUB_HOSTS, settings.hf_token) if settings.hf_token else {},
     )
 
 

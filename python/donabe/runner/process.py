@@ -138,8 +138,9 @@ def describe_exit(returncode: int | None) -> str:
 
 
 def _child_environment() -> dict[str, str]:
-    """The child imports the same donabe as we do, and nothing from the current folder."""
-    environment = dict(os.environ, PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1")
+    """The child imports the same donabe as we do, and nothing from the current folder. numpy only moves data there: its
+    linear algebra gets no threads that would wait beside ours."""
+    environment = dict(os.environ, PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1", OPENBLAS_NUM_THREADS="1")
     root = str(Path(__file__).resolve().parents[2])
     if root not in (*site.getsitepackages(), site.getusersitepackages()):
         rest = environment.get("PYTHONPATH")

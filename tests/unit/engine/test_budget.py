@@ -45,6 +45,14 @@ def test_alone_a_slow_machine_gets_steps_of_about_the_aimed_length():
     assert measured(token_s=0.0001).prefill_tokens(0) == 512
 
 
+def test_short_prompt_alone_does_not_make_tokens_look_dear():
+    budget = StepBudget(512, None, 1.0)
+    budget.observe(1, 0, 0.010)
+    budget.observe(0, 10, 0.020)  # half of it is the weights, which are read once however many tokens there are
+    assert budget.prefill_cost_s == pytest.approx(0.001)
+    assert budget.prefill_tokens(1) >= 112
+
+
 def test_one_hiccup_does_not_make_the_chunk_tiny():
     budget = measured()
     before = budget.prefill_tokens(2)

@@ -6,7 +6,7 @@ anew for every request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,8 @@ import msgspec
 from donabe.api.openai_messages import check_arguments, decode_content
 from donabe.errors import InvalidRequestError
 from donabe.types import JsonObject, Message, ToolCall
+
+MAX_PAGE = 100  # items of one page of a response's input
 
 _IGNORED = frozenset({"web_search_call", "compaction"})
 
@@ -30,6 +32,41 @@ def input_items(value: object) -> list[JsonObject]:
         if not isinstance(item, dict):
             raise InvalidRequestError(f"input[{index}]: an item must be an object", field="input")
     return value
+
+
+def page_of_items(items: Sequence[JsonObject], query: Mapping[str, str]) -> JsonObject:
+    """One page of a response's input as a list object: `order` (newest first), `after` an item's id, `limit` 1 to 100.
+
+    Raises:
+        InvalidRequestError: One of them has another value; `after` names no item.
+    """
+    shown = [_shown_item(item, index) for index, item in enumerate(items)]
+    order, after, limit = query.get("order", "desc"), query.get("after", ""), query.get("limit", "20")
+    if order not in ("asc", "desc"):
+        raise InvalidRequestError("order must be asc or desc", field="order")
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MAX_PAGE:
+        raise InvalidRequestError(f"limit must be between 1 and {MAX_PAGE}", field="limit")
+    if order == "desc":
+        shown.reverse()
+    first = 0
+    if after:
+        first = next((index + 1 for index, item in enumerate(shown) if item["id"] == after), 0)
+        if not first:
+            raise InvalidRequestError(f"after names no item of this response: {after[:80]!r}", field="after")
+    page = shown[first : first + int(limit)]
+    ends = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+    has_more = first + len(page) < len(shown)
+    return {"object": "list", "data": page, "first_id": ends[0], "last_id": ends[1], "has_more": has_more}
+
+
+def _shown_item(item: JsonObject, index: int) -> JsonObject:
+    """An item with an id, and text of a message as a part."""
+    shown = {"id": f"item_{index}", "type": "message", **item}
+    content = shown.get("content")
+    if shown["type"] == "message" and isinstance(content, str):
+        kind = "output_text" if shown.get("role") == "assistant" else "input_text"
+        shown |= {"status": "completed", "content": [{"type": kind, "text": content}]}
+    return shown
 
 
 def messages_of(items: Sequence[JsonObject], instructions: str) -> tuple[Message, ...]:

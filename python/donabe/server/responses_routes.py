@@ -94,13 +94,7 @@ class ResponsesRoutes:
 
     async def input_items(self, request: Request) -> Response:
         stored = await self._find(request)
-        items = [
-            {"id": f"item_{index}", **item} if "id" not in item else item
-            for index, item in enumerate(stored.items[: stored.n_input])
-        ]
-        items.reverse()  # newest first, as clients page through them
-        first, last = (items[0]["id"], items[-1]["id"]) if items else (None, None)
-        return _json({"object": "list", "data": items, "first_id": first, "last_id": last, "has_more": False})
+        return _json(responses_items.page_of_items(stored.items[: stored.n_input], request.query_params))
 
     async def delete(self, request: Request) -> Response:
         id = request.path_params["id"]

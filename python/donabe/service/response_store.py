@@ -1,7 +1,8 @@
 """Stored responses and the conversations they end: one SQLite file, so that a chain of responses survives a restart.
 
 A conversation is stored once for each response, as the list of its items, so that looking one up needs no walk along
-the chain. Rows belong to the caller that made them; old ones are removed as new ones come. Methods block.
+the chain. Rows belong to the caller that made them; the oldest go as new ones come, so that number, age and bytes stay
+bounded. Methods block.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from donabe.types import JsonObject
 
 MAX_RESPONSES = 20_000
 MAX_AGE_S = 30 * 86_400.0
+MAX_BYTES = 2**30  # of all responses and conversations together
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
@@ -27,6 +30,9 @@ CREATE TABLE IF NOT EXISTS responses (
 );
 CREATE INDEX IF NOT EXISTS responses_by_age ON responses (created_at);
 """
+_ROW_BYTES = "length(response) + length(items)"
+
+_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True)
@@ -51,43 +57,74 @@ class ResponseStore:
         path: The database file; made on first use.
     """
 
-    def __init__(self, path: Path, *, max_responses: int = MAX_RESPONSES, max_age_s: float = MAX_AGE_S) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_responses: int = MAX_RESPONSES,
+        max_age_s: float = MAX_AGE_S,
+        max_bytes: int = MAX_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._path = path
         self._max_responses = max_responses
         self._max_age_s = max_age_s
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._n_bytes = 0  # stored now; known once the database is open
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
 
     def get(self, id: str, *, caller: str) -> StoredResponse | None:
-        """The response of that id, if this caller made it."""
-        query = "SELECT response, items, n_input FROM responses WHERE id = ? AND caller = ?"
+        """The response of that id, if this caller made it and it is not too old."""
+        query = "SELECT response, items, n_input FROM responses WHERE id = ? AND caller = ? AND created_at >= ?"
         with self._lock:
             if self._database is None and not self._path.exists():
                 return None
-            row = self._run(query, (id, caller)).fetchone()
+            row = self._run(query, (id, caller, self._oldest())).fetchone()
         if row is None:
             return None
         return StoredResponse(msgspec.json.decode(row[0]), msgspec.json.decode(row[1]), row[2])
 
     def put(self, stored: StoredResponse, *, caller: str) -> None:
-        values = (
-            stored.response["id"],
-            caller,
-            time.time(),
-            msgspec.json.encode(stored.response),
-            msgspec.json.encode(stored.items),
-            stored.n_input,
-        )
+        """Keep a response, and let go of the oldest that are too many.
+
+        Raises:
+            StoreError: It alone is larger than everything may be, or the file can't be written.
+        """
+        id, response, items = stored.response["id"], _encode(stored.response), _encode(stored.items)
+        n_new = len(response) + len(items)
+        if n_new > self._max_bytes:
+            raise StoreError(
+                f"a response of {n_new} bytes can't be stored: all together may have {self._max_bytes}",
+                hint='send "store": false',
+            )
+        values = (id, caller, self._clock(), response, items, stored.n_input)
         with self._lock:
-            self._run("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?)", values)
-            self._run("DELETE FROM responses WHERE created_at < ?", (time.time() - self._max_age_s,))
-            too_many = "SELECT id FROM responses ORDER BY created_at DESC LIMIT -1 OFFSET ?"
-            self._run(f"DELETE FROM responses WHERE id IN ({too_many})", (self._max_responses,))
+            self._remove("id = ?", (id,))
+            self._run("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)", values)
+            self._n_bytes += n_new
+            self._remove("created_at < ?", (self._oldest(),))
+            too_many = "SELECT id FROM responses ORDER BY created_at DESC, rowid DESC LIMIT -1 OFFSET ?"
+            self._remove(f"id IN ({too_many})", (self._max_responses,))
+            first = "SELECT id FROM responses WHERE id != ? ORDER BY created_at, rowid LIMIT 1"
+            while self._n_bytes > self._max_bytes and self._remove(f"id IN ({first})", (id,)):
+                pass
 
     def delete(self, id: str, *, caller: str) -> bool:
         """Whether there was one to delete."""
         with self._lock:
-            return self._run("DELETE FROM responses WHERE id = ? AND caller = ?", (id, caller)).rowcount > 0
+            return self._remove("id = ? AND caller = ?", (id, caller)) > 0
+
+    def _oldest(self) -> float:
+        return self._clock() - self._max_age_s
+
+    def _remove(self, condition: str, values: tuple[object, ...]) -> int:
+        """How many rows of that condition there were."""
+        found = self._run(f"SELECT COALESCE(SUM({_ROW_BYTES}), 0) FROM responses WHERE {condition}", values).fetchone()
+        n_removed = self._run(f"DELETE FROM responses WHERE {condition}", values).rowcount
+        self._n_bytes -= found[0]
+        return n_removed
 
     def close(self) -> None:
         with self._lock:
@@ -112,4 +149,5 @@ class ResponseStore:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.executescript(_SCHEMA)
+        (self._n_bytes,) = database.execute(f"SELECT COALESCE(SUM({_ROW_BYTES}), 0) FROM responses").fetchone()
         return database

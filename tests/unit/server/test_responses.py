@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.server import make_server
 from tests.fakes.settings import FakeSettings
 
-from donabe.types import Delta, Failed, Finished, FinishReason, ToolCall, Usage
+from donabe.types import Delta, Failed, Finished, FinishReason, TokenLogprob, ToolCall, Usage
 
 PATH = "/v1/responses"
 TOOL = {"type": "function", "name": "add", "parameters": {"type": "object"}}
@@ -110,6 +110,39 @@ async def test_reasoning_text_and_calls_in_order(make):
     assert [i["type"] for i in events[-1]["response"]["output"]] == ["reasoning", "message", "function_call"]
 
 
+def entry(token: str) -> TokenLogprob:
+    return TokenLogprob(token=token, token_id=1, logprob=-0.5)
+
+
+async def test_log_probabilities_of_thinking_open_no_message(make):
+    """Those of text that was held back come with it; those of thinking have no place."""
+    script = [
+        Delta(logprobs=(entry("<th"),)),
+        Delta(thinking="hm", logprobs=(entry("hm"),)),
+        Delta(thinking="m", logprobs=(entry("m"),)),
+        Delta(logprobs=(entry("H"),)),
+        Delta(text="Hi", logprobs=(entry("i"),)),
+        Delta(logprobs=(entry("<end>"),)),
+        END,
+    ]
+    body = {"model": "T", "input": "hi", "top_logprobs": 1}
+    whole = (await make(lambda _: script).post(PATH, body)).json()["output"]
+    events = await stream(make(lambda _: script), body)
+    for output in (whole, events[-1]["response"]["output"]):
+        assert [item["type"] for item in output] == ["reasoning", "message"]
+        assert [e["token"] for e in output[1]["content"][0]["logprobs"]] == ["H", "i", "<end>"]
+
+
+async def test_blocks_in_turn_are_the_same_whole_and_streamed(make):
+    call = ToolCall(name="add", arguments="{}", id="call_1")
+    script = [Delta(text="a"), Delta(thinking="b"), Delta(text="c"), Delta(tool_calls=(call,)), Delta(text="d"), END]
+    body = {"model": "T", "input": "hi", "tools": [TOOL]}
+    whole = (await make(lambda _: script).post(PATH, body)).json()["output"]
+    streamed = (await stream(make(lambda _: script), body))[-1]["response"]["output"]
+    assert [item | {"id": ""} for item in whole] == [item | {"id": ""} for item in streamed]
+    assert [item["type"] for item in whole] == ["message", "reasoning", "message", "function_call", "message"]
+
+
 async def test_length_is_incomplete(make):
     server = make(lambda _: [Delta(text="x"), Finished(reason=FinishReason.LENGTH, usage=USAGE)])
     answer = (await server.post(PATH, {"model": "C", "input": "hi", "max_output_tokens": 1})).json()
@@ -145,9 +178,37 @@ async def test_stored_response_outlives_the_server_and_can_be_deleted(make):
     server = make()
     assert (await server.client.get(f"{PATH}/{first['id']}")).json() == first
     items = (await server.client.get(f"{PATH}/{first['id']}/input_items")).json()
-    assert items["data"][0]["content"] == "hi"
+    assert items["data"][0]["content"] == [{"type": "input_text", "text": "hi"}]
     assert (await server.client.delete(f"{PATH}/{first['id']}")).json()["deleted"]
     assert (await server.client.get(f"{PATH}/{first['id']}")).status_code == 404
+
+
+async def test_input_items_come_in_pages(make):
+    server = make()
+    items = [{"role": "user", "content": f"{i}"} for i in range(5)]
+    id = (await server.post(PATH, {"model": "C", "input": items})).json()["id"]
+
+    async def page(**query) -> dict:
+        response = await server.client.get(f"{PATH}/{id}/input_items", params=query)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def texts(page) -> list[str]:
+        return [item["content"][0]["text"] for item in page["data"]]
+
+    assert texts(await page()) == ["4", "3", "2", "1", "0"]
+    first = await page(order="asc", limit=2)
+    assert (texts(first), first["has_more"], first["last_id"]) == (["0", "1"], True, first["data"][1]["id"])
+    rest = await page(order="asc", limit=3, after=first["last_id"])
+    assert (texts(rest), rest["has_more"]) == (["2", "3", "4"], False)
+
+
+@pytest.mark.parametrize("query", [{"order": "up"}, {"limit": "0"}, {"limit": "101"}, {"limit": "x"}, {"after": "no"}])
+async def test_bad_pages_of_input_items_are_refused(make, query):
+    server = make()
+    id = (await server.post(PATH, {"model": "C", "input": "hi"})).json()["id"]
+    response = await server.client.get(f"{PATH}/{id}/input_items", params=query)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, next(iter(query)))
 
 
 async def test_streamed_response_is_stored_before_its_end_is_seen(make):

@@ -1,4 +1,4 @@
-"""Stored responses: found by their caller only, kept over a restart, bounded in number and age."""
+"""Stored responses: found by their caller only, kept over a restart, bounded in number, age and bytes."""
 
 from __future__ import annotations
 
@@ -49,9 +49,50 @@ def test_oldest_go_when_there_are_too_many(path):
 
 
 def test_old_ones_go(path):
-    store = ResponseStore(path, max_age_s=-1.0)
+    now = [1000.0]
+    store = ResponseStore(path, max_age_s=10.0, clock=lambda: now[0])
     store.put(response("a"), caller="")
-    assert store.get("a", caller="") is None
+    now[0] += 9
+    assert store.get("a", caller="") is not None
+    now[0] += 2
+    assert store.get("a", caller="") is None  # also when nothing new has come since
+
+
+def large(id: str, n_bytes: int) -> StoredResponse:
+    return StoredResponse({"id": id}, [{"text": "x" * n_bytes}], 1)
+
+
+def test_oldest_go_when_all_together_are_too_large(path):
+    store = ResponseStore(path, max_bytes=10_000)
+    for id in "abcd":
+        store.put(large(id, 4000), caller="")
+    assert [store.get(id, caller="") is not None for id in "abcd"] == [False, False, True, True]
+
+
+def test_bytes_are_counted_again_after_a_restart(path):
+    store = ResponseStore(path, max_bytes=10_000)
+    store.put(large("a", 6000), caller="")
+    store.close()
+    store = ResponseStore(path, max_bytes=10_000)
+    store.put(large("b", 6000), caller="")
+    assert [store.get(id, caller="") is not None for id in "ab"] == [False, True]
+
+
+def test_replaced_and_deleted_ones_no_longer_count(path):
+    store = ResponseStore(path, max_bytes=10_000)
+    for _ in range(5):
+        store.put(large("a", 6000), caller="")
+    store.put(large("b", 3000), caller="")
+    assert store.get("a", caller="") is not None
+    store.delete("a", caller="")
+    store.put(large("c", 6000), caller="")
+    assert store.get("b", caller="") is not None
+
+
+def test_one_that_is_too_large_alone_is_refused(path):
+    store = ResponseStore(path, max_bytes=1000)
+    with pytest.raises(StoreError, match="can't be stored"):
+        store.put(large("a", 2000), caller="")
 
 
 def test_unusable_file_is_a_clear_error(tmp_path):

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from donabe.api import native, native_replies, openai_replies, openai_requests
 from donabe.api.dialect import PLAIN_JSON, SSE
 from donabe.api.openai_replies import OPENAI_ERRORS
-from donabe.errors import ModelNotFoundError
+from donabe.errors import InvalidRequestError, ModelNotFoundError
 from donabe.server.admission import caller_of
 from donabe.server.answers import AnswerResponse, ValueResponse, read_body
 from donabe.server.errors import check_strict, warning_headers
@@ -129,6 +129,14 @@ class OpenAIRoutes:
             return openai_replies.embedding_body(call.model, reply.result, is_base64=decoded.is_base64)
 
         return _value(compute, decoded.warnings, notes)
+
+    async def transcriptions(self, request: Request) -> Response:
+        """Refused by name, so that a client learns why: no model here hears."""
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise InvalidRequestError(
+                "failed to parse multipart form: request Content-Type isn't multipart/form-data", field="Content-Type"
+            )
+        raise InvalidRequestError("audio is not supported", field="file", hint="send the text itself to a chat")
 
     async def models(self, request: Request) -> Response:
         return Response(openai_replies.models_body(await self._models.installed()), media_type=PLAIN_JSON)

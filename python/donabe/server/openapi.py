@@ -86,6 +86,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/chat/completions"): Operation("Chat completion", "openai", "ChatCompletionRequest", _SSE),
     ("POST", "/v1/completions"): Operation("Completion", "openai", "CompletionRequest", _SSE),
     ("POST", "/v1/embeddings"): Operation("Embeddings", "openai", "OpenAIEmbeddingRequest"),
+    ("POST", "/v1/audio/transcriptions"): Operation("Transcribe audio (no model here hears)", "openai"),
     ("GET", "/v1/models"): Operation("Installed models", "openai"),
     ("GET", "/v1/models/{model}"): Operation("One model", "openai"),
     ("POST", "/v1/responses"): Operation("Make a response", "openai", "ResponsesRequest", _SSE),

@@ -56,6 +56,7 @@ def add_openai_routes(table: RouteTable, openai: OpenAIRoutes) -> None:
     table.add("/v1/chat/completions", openai.chat_completions, "POST", scope="inference")
     table.add("/v1/completions", openai.completions, "POST", scope="inference")
     table.add("/v1/embeddings", openai.embeddings, "POST", scope="inference")
+    table.add("/v1/audio/transcriptions", openai.transcriptions, "POST", scope="inference")
     table.add("/v1/models", openai.models, "GET", scope="inference")
     table.add("/v1/models/{model:path}", openai.model, "GET", scope="inference")
     for path in ("/v1/rerank", "/rerank", "/reranking"):

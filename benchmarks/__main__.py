@@ -1,74 +1,79 @@
-"""`python -m benchmarks`: donabe beside llama-server and llama-bench of the same source, as one table.
-
-Pairs alternate which server goes first. Each server runs a workload warm (one short request before) but with prompts it
-has never seen.
-"""
+"""`python -m benchmarks`: donabe beside other programs, in alternating pairs, as Markdown tables."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import dataclasses
+import functools
+import importlib.util
 import json
-import statistics
+import sys
 from pathlib import Path
 
-from benchmarks import servers
-from benchmarks.load import Target, complete
+from benchmarks import report
+from benchmarks.load import BenchmarkError
+from benchmarks.measure import Results, run_pairs
 from benchmarks.model import benchmark_model
-from benchmarks.workloads import WORKLOADS, Figures, text
-
-LOWER_IS_BETTER = ("wall s", "ttft s", "gap s", "/ solo")
-
-
-async def _measure(target: Target, names: list[str], seed: int) -> Figures:
-    await complete(target, "warm up " + text(5, seed), 8)
-    figures: Figures = {}
-    for name in names:
-        figures.update(await WORKLOADS[name](target, seed + 1000 * int(name[1:])))
-    return figures
-
-
-def run_pairs(model: Path, names: list[str], n_pairs: int) -> dict[str, list[Figures]]:
-    """Alternate the servers; returns figures per server, one entry a pair."""
-    results: dict[str, list[Figures]] = {"donabe": [], "llama-server": []}
-    starters = [servers.donabe, servers.llama_server]
-    for pair in range(n_pairs):
-        for start in starters if pair % 2 == 0 else starters[::-1]:
-            with start(model, 8) as target:
-                results[target.name].append(asyncio.run(_measure(target, names, 10_000 * (pair + 1))))
-        if "W1" in names:
-            results["donabe"][-1]["W1 / llama-bench"] = results["donabe"][-1]["W1 tok/s"] / servers.llama_bench(model)
-    return results
-
-
-def table(results: dict[str, list[Figures]]) -> str:
-    """Medians of the pairs, and donabe's ratio to llama-server as median of the pairs' ratios."""
-    rows = ["| figure | donabe | llama-server | ratio | pairs' ratios |", "|---|---|---|---|---|"]
-    ours, theirs = results["donabe"], results["llama-server"]
-    for key in ours[0]:
-        mine = statistics.median(f[key] for f in ours)
-        if key not in theirs[0]:
-            rows.append(f"| {key} | {mine:.3f} | | | {' '.join(f'{f[key]:.3f}' for f in ours)} |")
-            continue
-        ratios = [a[key] / b[key] for a, b in zip(ours, theirs, strict=True)]
-        peer = statistics.median(f[key] for f in theirs)
-        note = " (lower is better)" if key.endswith(LOWER_IS_BETTER) else ""
-        each = " ".join(f"{r:.2f}" for r in ratios)
-        rows.append(f"| {key}{note} | {mine:.3f} | {peer:.3f} | {statistics.median(ratios):.2f} | {each} |")
-    return "\n".join(rows)
+from benchmarks.peers import PEERS, Peer, peer_of
+from benchmarks.peers.donabe_server import DonabeServer
+from benchmarks.peers.llama_server import PATCHED, llama_bench
+from benchmarks.workloads import WORKLOADS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=sorted(WORKLOADS), default=sorted(WORKLOADS))
-    parser.add_argument("--model", type=Path, help="a GGUF (default: SmolLM2-135M Q4_0, made on first use)")
-    parser.add_argument("--json", type=Path, help="also write all figures to this file")
-    args = parser.parse_args()
-    results = run_pairs(args.model or benchmark_model(), args.only, args.pairs)
-    print(table(results))
+    args = _parser().parse_args()
+    try:
+        if args.pairs < 1:
+            raise BenchmarkError(f"--pairs must be at least 1, not {args.pairs}")
+        if args.plot and importlib.util.find_spec("matplotlib") is None:
+            raise BenchmarkError("--plot needs matplotlib: pip install 'donabe[bench]'")
+        named = args.peer or ["llama-server"]
+        peers: list[Peer] = [DonabeServer(), *(peer_of(name, args.peer_model) for name in named if name != "none")]
+        for peer in peers:
+            peer.prepare()
+        _run(args, peers)
+    except BenchmarkError as error:
+        sys.exit(f"error: {error}")
+
+
+def _run(args: argparse.Namespace, peers: list[Peer]) -> None:
+    model = args.model or benchmark_model()
+    workloads = [WORKLOADS[name] for name in WORKLOADS if name in args.only]
+    has_bare_rate = "W1" in args.only and (PATCHED / "llama-bench").exists()
+    after_pair = functools.partial(_add_bare_rate, model=model) if has_bare_rate else None
+    results = run_pairs(peers, model, workloads, args.pairs, after_pair)
+    machine = report.machine_facts(peers, model)
+    print("\n".join(f"- {name}: {value}" for name, value in machine.items()), end="\n\n")
+    print(report.figure_table(results), report.fact_table(results), sep="\n\n")
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
+        runs = {name: [dataclasses.asdict(run) for run in found] for name, found in results.items()}
+        args.json.write_text(json.dumps({"machine": machine, "runs": runs}, indent=1))
+    if args.plot:
+        from benchmarks.plot import draw
+
+        draw(results, args.plot)
+
+
+def _add_bare_rate(results: Results, model: Path) -> None:
+    """W1 beside tg128 of `llama-bench`, which has no server, no prompt and no sampling; right after each pair."""
+    bare = llama_bench(PATCHED, model, "-p", "0", "-n", "128", "-r", "3")[0]["avg_ts"]
+    figures = results["donabe"][-1].figures
+    figures["W1 / llama-bench"] = figures["W1 tok/s"] / bare
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=3, help="times every program runs everything (default 3)")
+    parser.add_argument("--only", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS), metavar="WORKLOAD",
+                        help=f"of {', '.join(WORKLOADS)} (default: all)")  # fmt: skip
+    parser.add_argument("--peer", action="append", metavar="PEER",
+                        help=f"{', '.join(PEERS)}, or the URL of a running server with Ollama's API; may be repeated "
+                             "(default: llama-server; none measures donabe alone)")  # fmt: skip
+    parser.add_argument("--peer-model", default="", help="the model's name on the server given by URL")
+    parser.add_argument("--model", type=Path, help="a GGUF (default: SmolLM2-135M Q4_0, made on first use)")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--plot", type=Path, help="also draw the ratios into this file, such as bench.svg")
+    return parser
 
 
 if __name__ == "__main__":

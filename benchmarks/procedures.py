@@ -1,0 +1,91 @@
+"""Workloads that start servers themselves: a restart with what was kept on disk, HTTP beside the engine in-process."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.load import Stream, Target, UnsupportedByPeerError, complete
+from benchmarks.peers.base import Peer, Setup
+from benchmarks.workload import LONG, Figures, text
+
+if TYPE_CHECKING:
+    from donabe import AsyncLLM
+    from donabe.llm.results import Chunk
+
+N_HTTP_PAIRS = 4
+
+
+def restart(peer: Peer, model: Path, seed: int) -> Figures:
+    """Time to first token of a prompt of about 2,000 tokens, cold and after the server was stopped and started."""
+    if not peer.can_restart:
+        raise UnsupportedByPeerError(f"{peer.name} can't be restarted from here")
+    prompt = text(1400, seed)
+    with tempfile.TemporaryDirectory() as home:
+        setup = dataclasses.replace(LONG, home=Path(home))
+        ttfts = []
+        for warm_up in range(2):
+            with peer.start(model, setup) as target:
+                asyncio.run(complete(target, text(5, seed + 1 + warm_up), 8))
+                ttfts.append(asyncio.run(complete(target, prompt, 4)).ttft_s)
+    cold, warm = ttfts
+    return {"restart cold ttft s": cold, "restart warm ttft s": warm, "restart warm / cold": warm / cold}
+
+
+def http_overhead(peer: Peer, model: Path, seed: int) -> Figures:
+    """W1 and W2 through HTTP beside the same in-process, in alternating pairs; figures are medians of the ratios."""
+    if peer.name != "donabe":
+        raise UnsupportedByPeerError(f"{peer.name} has no engine in-process here")
+    with peer.start(model, Setup()) as target:
+        return asyncio.run(_compare_with_engine(target, model, seed))
+
+
+async def _compare_with_engine(target: Target, model: Path, seed: int) -> Figures:
+    from donabe import AsyncLLM
+
+    setup = Setup()
+    limits = {"n_parallel": setup.n_parallel, "n_ctx_per_request": 8192, "prefix_cache_disk_bytes": 0}
+    async with AsyncLLM(model, **limits) as llm:  # type: ignore[arg-type]
+        ways: dict[str, Ask] = {
+            "http": lambda prompt, n: complete(target, prompt, n),
+            "engine": lambda prompt, n: _complete_in_process(llm, prompt, n),
+        }
+        for ask in ways.values():
+            await ask(text(6, seed), 16)
+        ratios: dict[str, list[float]] = {"W1": [], "W2": []}
+        for pair in range(N_HTTP_PAIRS):
+            order = list(ways) if pair % 2 == 0 else list(ways)[::-1]
+            for name, n_streams in (("W1", 1), ("W2", 8)):
+                rates = {way: await _rate(ways[way], n_streams, seed + 100 * (pair + 1) + n_streams) for way in order}
+                ratios[name].append(rates["http"] / rates["engine"])
+    return {f"http {name} / engine": statistics.median(found) for name, found in ratios.items()}
+
+
+Ask = Callable[[str, int], Awaitable[Stream]]
+
+
+async def _rate(ask: Ask, n_streams: int, seed: int) -> float:
+    """Tokens per second: of one stream between its first and last token, of several over the wall time."""
+    if n_streams == 1:
+        return (await ask(text(8, seed), 128)).tokens_per_s
+    started = time.perf_counter()
+    streams = await asyncio.gather(*[ask(text(12, seed + i), 64) for i in range(n_streams)])
+    return sum(stream.n_tokens for stream in streams) / (time.perf_counter() - started)
+
+
+async def _complete_in_process(llm: AsyncLLM, prompt: str, max_tokens: int) -> Stream:
+    stream = Stream(time.perf_counter())
+    chunks: AsyncIterator[Chunk] = await llm.generate(
+        prompt, stream=True, max_tokens=max_tokens, temperature=0.0, seed=1, ignore_eos=True
+    )
+    async for chunk in chunks:
+        if chunk.text:
+            stream.times.append(time.perf_counter())
+    stream.n_tokens = max_tokens
+    return stream

@@ -280,6 +280,13 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
+class File(Folder):
+    """The path of a file; whoever reads it says what is wrong with it."""
+
+    label: str = "file"
+
+
+@dataclass(frozen=True, slots=True)
 class Folders:
     """Several paths, separated as in PATH outside TOML; `none` is the empty list."""
 

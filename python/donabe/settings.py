@@ -20,6 +20,7 @@ from donabe.setting_values import (
     Address,
     Choice,
     Duration,
+    File,
     Flag,
     Folder,
     Folders,
@@ -115,6 +116,13 @@ class Settings:
     )
     port_override: int | None = _declare(
         Number(0, 65535), None, "port that replaces the one in `host`", shown="that of host", name="port"
+    )
+    tls_cert: Path | None = _declare(
+        File(), None, "PEM file with the server's certificate, and those that sign it: serve HTTPS", shown="none"
+    )
+    tls_key: Path | None = _declare(File(), None, "PEM file with the key of `tls_cert`", shown="none")
+    tls_ca: Path | None = _declare(
+        File(), None, "PEM file with certificates that clients trust besides the system's", shown="none"
     )
     origins: tuple[str, ...] = _declare(
         Texts(), (), "further browser origins that may call the API, `*` as wildcard", twins="OLLAMA_ORIGINS"
@@ -215,9 +223,13 @@ class Settings:
 
     @property
     def address(self) -> HostAddress:
-        """`host` with `port` applied."""
-        override = self.port_override
-        return self.host_address if override is None else dataclasses.replace(self.host_address, port=override)
+        """`host` with `port` applied; a server on this machine that has a certificate is called by HTTPS."""
+        address = self.host_address
+        if self.port_override is not None:
+            address = dataclasses.replace(address, port=self.port_override)
+        if self.tls_cert is not None and (address.is_loopback or address.is_wildcard):
+            address = dataclasses.replace(address, scheme="https")
+        return address
 
     @property
     def host(self) -> str:
@@ -246,7 +258,8 @@ class Settings:
         """(name, value, source) of every setting, secrets hidden: for the log and for `donabe doctor`."""
         for setting in declared_settings():
             value = getattr(self, setting.attribute)
-            shown = "(hidden)" if setting.is_secret and value else _value_text(value)
+            shown = setting.default_text if value is None else _value_text(value)
+            shown = "(hidden)" if setting.is_secret and value else shown
             yield setting.name, shown, str(self.source(setting.name))
 
 

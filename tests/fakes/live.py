@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from donabe.server.stopping import make_server
 
 
 @contextmanager
-def running(app: FastAPI, *, timeout_s: float = 10.0) -> Iterator[str]:
+def running(app: FastAPI, *, timeout_s: float = 10.0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serve the app; gives its base URL."""
     listener = open_socket("127.0.0.1", 0)
-    server = make_server(app)
+    server = make_server(app, tls=tls)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(sockets=[listener]),), daemon=True)
     thread.start()
@@ -28,7 +29,7 @@ def running(app: FastAPI, *, timeout_s: float = 10.0) -> Iterator[str]:
             raise RuntimeError("the server did not start")
         time.sleep(0.005)
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout_s)

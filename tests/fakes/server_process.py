@@ -1,5 +1,6 @@
-"""`donabe serve` as a process of its own over fake runner children: `server_process.py BEHAVIOUR`. Settings come from the
-environment, as for the command.
+"""`donabe serve` as a process of its own over fake runner children: `server_process.py BEHAVIOUR`.
+
+Settings come from the environment, as for the command.
 
 Python programs import `started`, which runs it and waits until it listens.
 """

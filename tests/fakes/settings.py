@@ -11,6 +11,8 @@ from pathlib import Path
 class FakeSettings:
     host: str = "127.0.0.1"
     port: int = 11434
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     models_dir: Path = Path("/nonexistent")
     origins: tuple[str, ...] = ()
     keep_alive_s: float = 300.0

@@ -30,8 +30,10 @@ def connected(*, start_server: bool = False) -> Iterator[Client]:
         try:
             client.heartbeat()
         except ServerUnavailableError:
-            address = load_settings().address
-            is_here = (address.is_loopback or address.is_wildcard) and address.scheme == "http"
+            settings = load_settings()
+            address = settings.address
+            speaks_it = address.scheme == "http" or settings.tls_cert is not None
+            is_here = (address.is_loopback or address.is_wildcard) and speaks_it
             if not (start_server and is_here):
                 raise
             from donabe.cli.background import start_background_server

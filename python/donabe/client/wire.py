@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -35,11 +37,27 @@ def connection_options(host: str | None, api_key: str | None, timeout_s: float |
     headers = {"User-Agent": f"donabe/{_version()}"} | ({"Authorization": f"Bearer {key}"} if key else {})
     return {
         "base_url": address.url,
+        "verify": _trust(settings.tls_ca) if address.scheme == "https" else True,
         "headers": headers,
         "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
         "trust_env": not (address.is_loopback or address.is_wildcard),  # no proxy on the way to this machine
         "follow_redirects": True,
     }
+
+
+def _trust(extra: Path | None) -> ssl.SSLContext:
+    """The system's trust, or that of SSL_CERT_FILE, and the user's own file."""
+    context = httpx.create_ssl_context(trust_env=True)
+    if extra is None:
+        return context
+    try:
+        context.load_verify_locations(extra)
+    except ssl.SSLError as error:
+        raise SettingsError(f"setting tls_ca: {extra} holds no certificate in PEM form", setting="tls_ca") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SettingsError(f"setting tls_ca: can't read {extra}: {reason}", setting="tls_ca") from error
+    return context
 
 
 def _address(host: str) -> HostAddress:
@@ -63,12 +81,22 @@ def transport_errors(base_url: httpx.URL) -> Iterator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        if "SSL" in str(error):
+            raise _tls_error(url, str(error)) from error
         raise ServerUnavailableError(f"could not connect to donabe server at {url}", hint=_START_HINT) from error
     except httpx.TimeoutException as error:
         raise ServerUnavailableError(f"the server at {url} did not answer in time") from error
     except httpx.RequestError as error:
         text = str(error) or type(error).__name__
         raise ServerUnavailableError(f"the connection to {url} broke: {text}") from error
+
+
+def _tls_error(url: str, text: str) -> ServerUnavailableError:
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        reason = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or text
+        hint = "name the PEM file of the authority that signed it: DONABE_TLS_CA, or tls_ca in the config file"
+        return ServerUnavailableError(f"the certificate of {url} can't be trusted: {reason}", hint=hint)
+    return ServerUnavailableError(f"{url} does not speak TLS: {text}", hint="write http:// if it is a plain server")
 
 
 _START_HINT = "run 'donabe serve' to start it"

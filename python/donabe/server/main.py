@@ -11,6 +11,7 @@ from donabe.server.contracts import ServerSettings
 from donabe.server.guards import is_loopback
 from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
 from donabe.server.listening import open_socket
+from donabe.server.tls import tls_context
 
 if TYPE_CHECKING:
     from donabe.server.app import Collaborators
@@ -25,10 +26,12 @@ def serve(settings: ServerSettings, collaborators: Collaborators | None = None) 
         collaborators: What the app is built over instead of the settings' store, registry and runner processes.
 
     Raises:
-        SettingsError: The address can't be listened on (a taken port is named with its holder), or lets everybody in.
+        SettingsError: The address can't be listened on (a taken port is named with its holder), or lets everybody in,
+            or the certificate can't be used.
     """
     configure_logging(settings.logging_level)
     refuse_open_door(settings)
+    tls = tls_context(settings.tls_cert, settings.tls_key)
     listener = open_socket(settings.host, settings.port)
     try:
         # heavy; a taken port is reported without them
@@ -36,9 +39,10 @@ def serve(settings: ServerSettings, collaborators: Collaborators | None = None) 
         from donabe.server.stopping import make_server
 
         app = create_app(settings, collaborators)
-        server = make_server(app, shutdown_timeout_s=settings.shutdown_timeout_s)
+        server = make_server(app, shutdown_timeout_s=settings.shutdown_timeout_s, tls=tls)
         host, port = listener.getsockname()[:2]
-        logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        shown = f"[{host}]" if ":" in host else host
+        logger.info("listening on %s://%s:%d", "http" if tls is None else "https", shown, port)
         server.run(sockets=[listener])
     except KeyboardInterrupt:
         pass

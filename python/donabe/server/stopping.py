@@ -11,6 +11,7 @@ import logging
 import math
 import signal
 from socket import socket
+from ssl import SSLContext
 from types import FrameType
 
 import uvicorn
@@ -63,7 +64,9 @@ class StoppingServer(uvicorn.Server):
             logger.warning("ended %d answers that were still running after %g s", n_ended, self._shutdown_timeout_s)
 
 
-def make_server(app: FastAPI, *, shutdown_timeout_s: float = DEFAULT_SHUTDOWN_TIMEOUT_S) -> StoppingServer:
+def make_server(
+    app: FastAPI, *, shutdown_timeout_s: float = DEFAULT_SHUTDOWN_TIMEOUT_S, tls: SSLContext | None = None
+) -> StoppingServer:
     """The server of an app made by `create_app`, its own logging off: donabe logs requests itself."""
     is_bounded = math.isfinite(shutdown_timeout_s)
     config = uvicorn.Config(
@@ -76,4 +79,6 @@ def make_server(app: FastAPI, *, shutdown_timeout_s: float = DEFAULT_SHUTDOWN_TI
         timeout_graceful_shutdown=math.ceil(shutdown_timeout_s) + CLOSING_S if is_bounded else None,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
+    config.load()
+    config.ssl = tls
     return StoppingServer(config, app.state.draining, shutdown_timeout_s=shutdown_timeout_s)

@@ -11,7 +11,7 @@ from donabe.cli.base import Command
 from donabe.setting_values import Flag
 from donabe.settings import Setting, declared_settings, load_settings
 
-CLIENT_SETTINGS = {"api_key", "no_history", "editor"}  # the server does not read these
+CLIENT_SETTINGS = {"api_key", "tls_ca", "no_history", "editor"}  # the server does not read these
 SERVER_SETTINGS = tuple(item for item in declared_settings() if item.name not in CLIENT_SETTINGS)
 
 

@@ -97,8 +97,8 @@ def test_document_names_every_part() -> None:
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
-        ("server", ["key.py", "serve.py"]),
-        ("registry", ["load.py", "save.py"]),
+        ("server", ["health.py", "key.py", "serve.py"]),
+        ("registry", ["health.py", "load.py", "save.py"]),
         ("store", ["health.py", "load.py", "save.py"]),
     ],
 )

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.fakes.certificates import make_authority
 from tests.fakes.registry_gguf import split_model, tiny_model
 from tests.fakes.registry_http import FakeServer, Reply, Request, fake_server
 from tests.fakes.registry_oci import FakeRegistry, fake_registry, sha256
+from tests.fakes.registry_tls import make_authority
 
 from donabe.errors import ModelNotFoundError, SourceAuthError, SourceError
 from donabe.registry.client import RegistryClient

@@ -1,4 +1,4 @@
-"""What `donabe doctor` looks at: the package, its native part, the server's address, the store. Reads only.
+"""What `donabe doctor` looks at: the package, its native part, the server's address, the store; the network if asked.
 
 Each check returns findings instead of raising, so that one broken part does not hide the others. The native part is
 asked in a child process: loading it must not end the command that reports why it can't be loaded.
@@ -6,6 +6,7 @@ asked in a child process: loading it must not end the command that reports why i
 
 from __future__ import annotations
 
+import asyncio
 import json
 import platform
 import subprocess
@@ -19,6 +20,8 @@ from donabe.types import JsonObject
 
 Level = Literal["ok", "warning", "problem"]
 
+NETWORK_DEADLINE_S = 20.0
+_SERVER_TIMEOUT_S = 5.0
 _CHILD_TIMEOUT_S = 60.0
 _ASK_NATIVE = """
 import json
@@ -96,10 +99,10 @@ def _check_server() -> Iterator[Finding]:
     from donabe.client import Client
 
     try:
-        with Client(timeout_s=5) as client:
+        with Client(timeout_s=_SERVER_TIMEOUT_S) as client:
             url, answer = client.base_url, client.version()
     except ServerUnavailableError:
-        yield Finding("ok", "server", "none is running", "`donabe serve` starts one")
+        yield _check_port()
         return
     except DonabeError as error:
         yield Finding("warning", "server", error.message, error.hint or "")
@@ -113,6 +116,37 @@ def _check_server() -> Iterator[Finding]:
         yield Finding("warning", "server", f"donabe {version} runs at {url}, not {own_version()}", "restart it")
     else:
         yield Finding("ok", "server", f"runs at {url}")
+
+
+def _check_port() -> Finding:
+    """Whether a server could start where none answers."""
+    from donabe.server.listening import open_socket
+    from donabe.settings import load_settings
+
+    settings = load_settings()
+    try:
+        open_socket(settings.host, settings.port).close()
+    except DonabeError as error:
+        return Finding("warning", "server", f"none answers, and donabe {error.message}", error.hint or "")
+    return Finding("ok", "server", f"none is running, port {settings.port} is free", "`donabe serve` starts one")
+
+
+def check_network() -> Iterator[Finding]:
+    """Whether the package index and the registries answer."""
+    from donabe.registry.reach import check_reach
+    from donabe.registry.sources import options_from
+    from donabe.settings import load_settings
+
+    settings = load_settings()
+    if settings.offline:
+        yield Finding("ok", "network", "not asked: donabe is offline", "unset DONABE_OFFLINE to allow downloads")
+        return
+    found = asyncio.run(check_reach(options_from(settings), deadline_s=NETWORK_DEADLINE_S))
+    for reach in found:
+        level: Level = "warning" if reach.problem else "ok"
+        yield Finding(level, reach.place, reach.problem or "can be reached", reach.hint)
+    if all(reach.problem for reach in found):
+        yield Finding("problem", "network", "models can be pulled from nowhere", "bring one with `donabe load FILE`")
 
 
 def check_models(*, deep: bool) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""`donabe doctor`: is everything donabe needs here, and is the store sound?"""
+"""`donabe doctor`: is everything donabe needs here, is the store sound, and can models be pulled?"""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import json
 import click
 
 from donabe.cli.base import Command
-from donabe.cli.health import Finding, check_installation, check_models
+from donabe.cli.health import Finding, check_installation, check_models, check_network
 from donabe.cli.text import format_table
 
 
 @click.command("doctor", cls=Command, settings=("host", "models"))
 @click.option("--store", "only_store", is_flag=True, help="Check only the models in the store")
 @click.option("--deep", is_flag=True, help="Also read every file of the store in full and compare its digest")
+@click.option("--network", is_flag=True, help="Also ask the package index and the registries whether they answer")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON")
 @click.pass_context
-def doctor(ctx: click.Context, only_store: bool, deep: bool, as_json: bool) -> None:
+def doctor(ctx: click.Context, only_store: bool, deep: bool, network: bool, as_json: bool) -> None:
     """Check the installation and the store. Changes nothing; the exit code is 1 if something is wrong."""
     findings = [*([] if only_store else check_installation()), *check_models(deep=deep)]
+    findings += check_network() if network else ()
     n_problems = sum(finding.level == "problem" for finding in findings)
     if as_json:
         value = {"problems": n_problems, "findings": [finding.to_json() for finding in findings]}

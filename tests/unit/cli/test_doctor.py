@@ -1,0 +1,120 @@
+"""`donabe doctor`: the port where a server would listen, and the places models come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.fakes.command_line import Run
+from tests.fakes.registry_http import FakeServer, Reply, fake_server
+from tests.fakes.registry_packages import use_index
+from tests.fakes.registry_tls import make_authority
+
+Findings = Callable[..., dict[str, tuple[str, str]]]
+
+
+@pytest.fixture
+def findings(donabe_alone: Run, monkeypatch: pytest.MonkeyPatch) -> Findings:
+    """Runs the command; (level, message) by subject."""
+    answer = json.dumps({"build": {}, "devices": []})
+    monkeypatch.setattr("donabe.cli.health._ASK_NATIVE", f"print({answer!r})")
+
+    def run(*args: str) -> dict[str, tuple[str, str]]:
+        done = donabe_alone("doctor", "--json", *args)
+        found = json.loads(done.out)["findings"]
+        assert done.code == any(item["level"] == "problem" for item in found)
+        return {item["subject"]: (item["level"], item["message"]) for item in found}
+
+    return run
+
+
+def test_free_port_is_said_to_be_free(findings: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("DONABE_HOST", f"127.0.0.1:{port}")
+    assert findings()["server"] == ("ok", f"none is running, port {port} is free")
+
+
+def test_port_held_by_something_else_is_named_with_its_holder(
+    findings: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv("DONABE_HOST", f"127.0.0.1:{port}")
+        monkeypatch.setattr("donabe.cli.health._SERVER_TIMEOUT_S", 0.05)
+        level, message = findings()["server"]
+    assert level == "warning"
+    assert "the port is taken by" in message
+    assert f"pid {os.getpid()}" in message
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    with fake_server() as server:
+        use_index(monkeypatch, server)
+        yield server
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    """A registry that wants a login, in place of the ones asked by default."""
+    ca_file, context = make_authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    with fake_server(tls=context) as server:
+        server.routes["/v2/"] = lambda _: Reply(401, b"who are you?")
+        monkeypatch.setattr("donabe.registry.reach.REGISTRIES", (server.host,))
+        monkeypatch.setenv("DONABE_PRIVATE_REGISTRIES", server.host)
+        yield server
+
+
+def test_nobody_is_asked_unless_told_to(findings: Findings, index: FakeServer, registry: FakeServer) -> None:
+    findings()
+    assert index.requests == registry.requests == []
+
+
+def test_places_that_answer_are_reachable(findings: Findings, index: FakeServer, registry: FakeServer) -> None:
+    found = findings("--store", "--network")
+    assert found["package index"] == ("ok", "can be reached")
+    assert found[registry.host] == ("ok", "can be reached")
+    assert not any("authorization" in request.headers for request in registry.requests)
+
+
+def test_places_that_do_not_answer_are_named(
+    findings: Findings, registry: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_index(monkeypatch, None)
+    found = findings("--store", "--network")
+    level, message = found["package index"]
+    assert (level, "can't be reached" in message) == ("warning", True)
+    assert "network" not in found
+    monkeypatch.delenv("SSL_CERT_FILE")
+    found = findings("--store", "--network")
+    assert found[registry.host][0] == "warning"
+    assert found["network"] == ("problem", "models can be pulled from nowhere")
+
+
+def test_silent_places_are_given_up_at_the_deadline(
+    findings: Findings, monkeypatch: pytest.MonkeyPatch, registry: FakeServer
+) -> None:
+    monkeypatch.setattr("donabe.cli.health.NETWORK_DEADLINE_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("donabe.registry.reach.REGISTRIES", (host,))
+        monkeypatch.setenv("DONABE_PRIVATE_REGISTRIES", host)
+        found = findings("--store", "--network")
+    assert found[host] == ("warning", "did not answer within 0.05 s")
+
+
+def test_offline_asks_nobody(
+    findings: Findings, index: FakeServer, registry: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DONABE_OFFLINE", "1")
+    assert findings("--store", "--network")["network"] == ("ok", "not asked: donabe is offline")
+    assert index.requests == registry.requests == []

@@ -118,45 +118,46 @@ void ContextParams::validate() const {
     parse_pooling(pooling);
 }
 
-// What depends on the model and would end in an assertion of llama.cpp.
-void Context::require_creatable(const ContextParams & params) const {
-    if (model_->is_vocab_only()) {
-        throw Error(ErrorCode::unsupported, "a model loaded with vocab_only has no weights to compute with");
-    }
-    const int64_t n_ctx = params.n_ctx != 0 ? params.n_ctx : llama_model_n_ctx_train(model_->raw());
-    require_range("n_ctx (taken from the model)", n_ctx, 1, max_ctx);
-    if (model_->is_causal() && n_ctx < params.n_seq_max) {
-        refuse("n_ctx (" + std::to_string(n_ctx) + ") must be at least n_seq_max (" + std::to_string(params.n_seq_max) +
+llama_context_params ContextParams::to_native(const Model & model) const {
+    validate();
+    // What depends on the model and would end in an assertion of llama.cpp.
+    const int64_t n_cells = n_ctx != 0 ? n_ctx : llama_model_n_ctx_train(model.raw());
+    require_range("n_ctx (taken from the model)", n_cells, 1, max_ctx);
+    if (model.is_causal() && n_cells < n_seq_max) {
+        refuse("n_ctx (" + std::to_string(n_cells) + ") must be at least n_seq_max (" + std::to_string(n_seq_max) +
                ")");
     }
-    if (params.pooling == "rank" && !internals_model_has_classifier(model_->raw())) {
+    if (pooling == "rank" && !internals_model_has_classifier(model.raw())) {
         throw Error(ErrorCode::unsupported, "pooling rank needs a model with a classification head");
     }
+    llama_context_params raw = llama_context_default_params();
+    raw.n_ctx = static_cast<uint32_t>(n_ctx);
+    raw.n_batch = static_cast<uint32_t>(n_batch);
+    raw.n_ubatch = static_cast<uint32_t>(std::min(n_ubatch, n_batch));
+    raw.n_seq_max = static_cast<uint32_t>(n_seq_max);
+    raw.n_outputs_max = static_cast<uint32_t>(std::min(n_outputs_max, n_batch));
+    raw.flash_attn_type = parse_flash_attention(flash_attention);
+    raw.type_k = parse_cache_type("type_k", type_k);
+    raw.type_v = parse_cache_type("type_v", type_v);
+    raw.pooling_type = parse_pooling(pooling);
+    raw.kv_unified = kv_unified;
+    raw.offload_kqv = offload_kqv;
+    raw.op_offload = op_offload;
+    raw.swa_full = swa_full;
+    raw.embeddings = embeddings;
+    raw.rope_freq_base = rope_freq_base;
+    raw.rope_freq_scale = rope_freq_scale;
+    raw.no_perf = true;
+    return raw;
 }
 
 Context::Context(std::shared_ptr<Model> model, const ContextParams & params) : model_(std::move(model)) {
     process_require_not_forked();
-    params.validate();
-    require_creatable(params);
-
-    llama_context_params raw = llama_context_default_params();
-    raw.n_ctx = static_cast<uint32_t>(params.n_ctx);
-    raw.n_batch = static_cast<uint32_t>(params.n_batch);
-    raw.n_ubatch = static_cast<uint32_t>(std::min(params.n_ubatch, params.n_batch));
-    raw.n_seq_max = static_cast<uint32_t>(params.n_seq_max);
-    raw.n_outputs_max = static_cast<uint32_t>(std::min(params.n_outputs_max, params.n_batch));
-    raw.flash_attn_type = parse_flash_attention(params.flash_attention);
-    raw.type_k = parse_cache_type("type_k", params.type_k);
-    raw.type_v = parse_cache_type("type_v", params.type_v);
-    raw.pooling_type = parse_pooling(params.pooling);
-    raw.kv_unified = params.kv_unified;
-    raw.offload_kqv = params.offload_kqv;
-    raw.op_offload = params.op_offload;
-    raw.swa_full = params.swa_full;
-    raw.embeddings = params.embeddings;
-    raw.rope_freq_base = params.rope_freq_base;
-    raw.rope_freq_scale = params.rope_freq_scale;
-    raw.no_perf = true;
+    if (!model_->has_weights()) {
+        throw Error(ErrorCode::unsupported,
+                    "a model loaded with vocab_only or no_alloc has no weights to compute with");
+    }
+    llama_context_params raw = params.to_native(*model_);
     raw.abort_callback = &is_abort_requested;
     raw.abort_callback_data = &abort_requested_;
 

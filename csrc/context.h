@@ -25,6 +25,7 @@
 #include "thread_pools.h"
 
 struct llama_context;
+struct llama_context_params;
 
 namespace donabe {
 
@@ -50,6 +51,8 @@ struct ContextParams {
     float rope_freq_scale = 0.0f;
 
     void validate() const; // throws invalid_argument
+    // Checked, also against the model. Throws invalid_argument, unsupported.
+    llama_context_params to_native(const Model & model) const;
 };
 
 const char * pooling_name(int32_t pooling_type) noexcept; // of a llama_pooling_type
@@ -144,7 +147,6 @@ class Context : public std::enable_shared_from_this<Context> {
     void synchronize();
 
   private:
-    void require_creatable(const ContextParams & params) const;
     void read_constants(const ContextParams & params);
     void require_batch(const Batch & batch, bool is_encode) const;
     void require_span(const BatchSpan & span, bool is_encode) const;

@@ -19,36 +19,49 @@ struct Parts {
     MemoryKind kind = MemoryKind::opaque;
     llama_kv_cache * attention = nullptr;
     llama_kv_cache * window = nullptr;
+    llama_memory_recurrent * state = nullptr;
 };
 
 Parts memory_parts(llama_memory_t memory) {
     if (memory == nullptr) {
-        return {MemoryKind::none, nullptr, nullptr};
+        return {MemoryKind::none, nullptr, nullptr, nullptr};
     }
     // By exact class: a subclass or a sibling with rules of its own stays opaque.
     const std::type_info & type = typeid(*memory);
     if (type == typeid(llama_kv_cache)) {
-        return {MemoryKind::dense, static_cast<llama_kv_cache *>(memory), nullptr};
+        return {MemoryKind::dense, static_cast<llama_kv_cache *>(memory), nullptr, nullptr};
     }
     if (type == typeid(llama_kv_cache_iswa)) {
         auto * iswa = static_cast<llama_kv_cache_iswa *>(memory);
-        return {MemoryKind::iswa, iswa->get_base(), iswa->get_swa()};
+        return {MemoryKind::iswa, iswa->get_base(), iswa->get_swa(), nullptr};
     }
     if (type == typeid(llama_memory_recurrent)) {
-        return {MemoryKind::recurrent, nullptr, nullptr};
+        return {MemoryKind::recurrent, nullptr, nullptr, static_cast<llama_memory_recurrent *>(memory)};
     }
     if (type == typeid(llama_memory_hybrid)) {
-        return {MemoryKind::hybrid, static_cast<llama_memory_hybrid *>(memory)->get_mem_attn(), nullptr};
+        auto * hybrid = static_cast<llama_memory_hybrid *>(memory);
+        return {MemoryKind::hybrid, hybrid->get_mem_attn(), nullptr, hybrid->get_mem_recr()};
     }
     if (type == typeid(llama_memory_hybrid_iswa)) {
-        auto * attention = static_cast<llama_memory_hybrid_iswa *>(memory)->get_mem_attn();
-        return {MemoryKind::hybrid_iswa, attention->get_base(), attention->get_swa()};
+        auto * hybrid = static_cast<llama_memory_hybrid_iswa *>(memory);
+        auto * attention = hybrid->get_mem_attn();
+        return {MemoryKind::hybrid_iswa, attention->get_base(), attention->get_swa(), hybrid->get_mem_recr()};
     }
     return {};
 }
 
 Parts context_parts(llama_context * context) {
     return memory_parts(llama_get_memory(context));
+}
+
+uint64_t total_bytes(const llama_memory_i * memory) {
+    uint64_t n_bytes = 0;
+    if (memory != nullptr) {
+        for (const auto & use : memory->memory_breakdown()) {
+            n_bytes += use.second;
+        }
+    }
+    return n_bytes;
 }
 
 bool is_shared(const llama_kv_cache * cache, int32_t seq_id, int32_t p0, int32_t p1) {
@@ -115,6 +128,10 @@ int64_t internals_model_n_positions(const llama_model * model) {
     return model->pos_embd == nullptr ? 0 : model->pos_embd->ne[1];
 }
 
+int32_t internals_model_n_expert(const llama_model * model) {
+    return static_cast<int32_t>(model->hparams.n_expert);
+}
+
 bool internals_model_has_classifier(const llama_model * model) {
     return model->cls != nullptr || model->cls_out != nullptr;
 }
@@ -137,16 +154,17 @@ int32_t internals_context_n_outputs_max(const llama_context * context) {
     return static_cast<int32_t>(context->get_cparams().n_outputs_max);
 }
 
+CacheBytes internals_context_cache_bytes(llama_context * context) {
+    const Parts parts = context_parts(context);
+    return {total_bytes(parts.attention), total_bytes(parts.window), total_bytes(parts.state)};
+}
+
 uint64_t internals_context_kv_bytes_per_cell(llama_context * context) {
     const llama_kv_cache * cache = context_parts(context).attention;
     if (cache == nullptr) {
         return 0;
     }
-    uint64_t n_bytes = 0;
-    for (const auto & use : cache->memory_breakdown()) {
-        n_bytes += use.second;
-    }
-    return n_bytes / (uint64_t{cache->get_size()} * cache->get_n_stream());
+    return total_bytes(cache) / (uint64_t{cache->get_size()} * cache->get_n_stream());
 }
 
 int32_t internals_memory_attention_pos_max(llama_context * context, int32_t seq_id) {

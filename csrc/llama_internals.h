@@ -13,12 +13,19 @@ namespace donabe {
 MemoryKind internals_model_memory_kind(const llama_model * model); // what a context of this model will have
 bool internals_model_is_causal(const llama_model * model);
 int64_t internals_model_n_positions(const llama_model * model); // rows of the learned position table, 0: none
+int32_t internals_model_n_expert(const llama_model * model);
 bool internals_model_has_classifier(const llama_model * model);
 
 // --- context --------------------------------------------------------------------------------------------------------
 MemoryKind internals_context_memory_kind(llama_context * context); // by the class of its memory object
 bool internals_context_flash_attention(const llama_context * context);
 int32_t internals_context_n_outputs_max(const llama_context * context);
+struct CacheBytes {
+    uint64_t attention = 0;
+    uint64_t window = 0;
+    uint64_t state = 0; // recurrent
+};
+CacheBytes internals_context_cache_bytes(llama_context * context);     // all 0 for memory of an unknown class
 uint64_t internals_context_kv_bytes_per_cell(llama_context * context); // of the main (not windowed) attention cache
 
 // --- memory ---------------------------------------------------------------------------------------------------------

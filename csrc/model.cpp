@@ -98,6 +98,10 @@ struct LoadInputs {
         params.vocab_only = from.vocab_only;
         params.check_tensors = from.check_tensors;
         params.use_extra_bufts = from.use_extra_bufts;
+        params.no_alloc = from.no_alloc;
+        if (from.no_alloc) {
+            params.load_mode = LLAMA_LOAD_MODE_NONE; // else the files are mapped all the same
+        }
         if (from.devices) {
             for (const std::string & name : *from.devices) {
                 devices.push_back(devices_find(name));
@@ -246,14 +250,14 @@ std::shared_ptr<Model> Model::load(const std::vector<std::string> & paths, const
                     "the reason is in the log lines attached to this error");
     }
     progress->value.store(1.0f, std::memory_order_relaxed);
-    return std::shared_ptr<Model>(new Model(model, params.vocab_only));
+    return std::shared_ptr<Model>(new Model(model, params));
 }
 
-Model::Model(llama_model * model, bool is_vocab_only)
-    : model_(model), is_vocab_only_(is_vocab_only), is_causal_(internals_model_is_causal(model)),
-      n_vocab_(llama_vocab_n_tokens(llama_model_get_vocab(model))),
+Model::Model(llama_model * model, const ModelParams & params)
+    : model_(model), is_vocab_only_(params.vocab_only), has_weights_(!params.vocab_only && !params.no_alloc),
+      is_causal_(internals_model_is_causal(model)), n_vocab_(llama_vocab_n_tokens(llama_model_get_vocab(model))),
       architecture_(meta_value("general.architecture").value_or("")),
-      memory_kind_(is_vocab_only ? MemoryKind::none : internals_model_memory_kind(model)) {}
+      memory_kind_(is_vocab_only_ ? MemoryKind::none : internals_model_memory_kind(model)) {}
 
 Model::~Model() {
     if (!process_is_forked()) { // in a forked child the backends' threads and devices are gone: leak instead
@@ -282,6 +286,10 @@ std::string Model::description() const {
 bool Model::uses_mrope() const {
     const llama_rope_type type = llama_model_rope_type(raw());
     return type == LLAMA_ROPE_TYPE_MROPE || type == LLAMA_ROPE_TYPE_IMROPE;
+}
+
+int32_t Model::n_expert() const {
+    return internals_model_n_expert(raw());
 }
 
 int32_t Model::n_swa() const {
@@ -324,8 +332,8 @@ std::vector<std::string> Model::class_labels() const {
 }
 
 std::shared_ptr<Adapter> Model::load_adapter(const std::string & path) {
-    if (is_vocab_only_) {
-        throw Error(ErrorCode::unsupported, "a model loaded with vocab_only has no weights to adapt");
+    if (!has_weights_) {
+        throw Error(ErrorCode::unsupported, "a model loaded with vocab_only or no_alloc has no weights to adapt");
     }
     std::error_code failed;
     if (!fs::is_regular_file(path, failed)) {

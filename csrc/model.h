@@ -52,6 +52,7 @@ struct ModelParams {
     bool vocab_only = false;
     bool check_tensors = false;
     bool use_extra_bufts = true;
+    bool no_alloc = false;                // weights are not read: such a model only tells facts and plans memory
     std::vector<std::string> cpu_tensors; // regular expressions over tensor names
     std::map<std::string, KvOverride> kv_overrides;
 
@@ -76,10 +77,12 @@ class Model : public std::enable_shared_from_this<Model> {
     const std::string & architecture() const { return architecture_; }
     MemoryKind memory_kind() const { return memory_kind_; }
     bool is_vocab_only() const { return is_vocab_only_; }
+    bool has_weights() const { return has_weights_; }
     bool is_causal() const { return is_causal_; }
     bool uses_mrope() const;
     int32_t n_vocab() const { return n_vocab_; }
-    int32_t n_swa() const; // 0 unless a cache with a sliding window is used
+    int32_t n_expert() const; // experts of a layer, 0 for a model without
+    int32_t n_swa() const;    // 0 unless a cache with a sliding window is used
     std::map<std::string, std::string> meta() const;
     std::optional<std::string> meta_value(const std::string & key) const;
     std::optional<std::string> chat_template(const std::string & name) const; // "": the default one
@@ -88,10 +91,11 @@ class Model : public std::enable_shared_from_this<Model> {
     void free_adapter(llama_adapter_lora * adapter) noexcept; // for ~Adapter
 
   private:
-    Model(llama_model * model, bool is_vocab_only);
+    Model(llama_model * model, const ModelParams & params);
 
     llama_model * model_;
     bool is_vocab_only_;
+    bool has_weights_;
     bool is_causal_ = true;
     int32_t n_vocab_ = 0;
     std::string architecture_;

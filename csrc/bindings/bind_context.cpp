@@ -7,6 +7,7 @@
 #include "bindings/register.h"
 #include "context.h"
 #include "memory.h"
+#include "memory_plan.h"
 
 namespace donabe::bindings {
 namespace {
@@ -103,10 +104,30 @@ py::list memory_breakdown(const Context & context) {
     return list;
 }
 
+py::dict plan_memory(const ModelHandle & handle, const ContextParams & params) {
+    const ContextParams copy = params;
+    const MemoryPlan plan = without_gil([&] { return memory_plan(*handle.get(), copy); }); // the model is const
+    py::list uses;
+    for (const PlannedUse & use : plan.uses) {
+        uses.append(
+            py::make_tuple(use.buffer, use.device, use.is_host, use.model_bytes, use.context_bytes, use.compute_bytes));
+    }
+    py::dict dict;
+    dict["uses"] = uses;
+    dict["attention_bytes"] = plan.cache.attention;
+    dict["window_bytes"] = plan.cache.window;
+    dict["state_bytes"] = plan.cache.state;
+    dict["output_bytes"] = plan.output_bytes;
+    dict["n_ctx"] = plan.n_ctx;
+    dict["flash_attention"] = plan.flash_attention;
+    return dict;
+}
+
 } // namespace
 
 ContextClass register_context(py::module_ & m) {
     register_params(m);
+    m.def("plan_memory", &plan_memory, py::arg("model"), py::arg("params"));
     ContextClass context(m, "Context", py::is_final());
     context.def(py::init(&create), py::arg("model"), py::arg("params") = py::none())
         .def("close", &Context::close, release_gil())

@@ -15,7 +15,7 @@ namespace {
 
 ModelParams make_params(int32_t n_gpu_layers, std::string split_mode, int32_t main_gpu, std::vector<float> tensor_split,
                         std::optional<std::vector<std::string>> devices, std::string load_mode, bool vocab_only,
-                        bool check_tensors, bool use_extra_bufts, std::vector<std::string> cpu_tensors,
+                        bool check_tensors, bool use_extra_bufts, bool no_alloc, std::vector<std::string> cpu_tensors,
                         const std::optional<std::map<std::string, KvOverride>> & kv_overrides) {
     ModelParams params;
     params.n_gpu_layers = n_gpu_layers;
@@ -27,6 +27,7 @@ ModelParams make_params(int32_t n_gpu_layers, std::string split_mode, int32_t ma
     params.vocab_only = vocab_only;
     params.check_tensors = check_tensors;
     params.use_extra_bufts = use_extra_bufts;
+    params.no_alloc = no_alloc;
     params.cpu_tensors = std::move(cpu_tensors);
     params.kv_overrides = kv_overrides.value_or(std::map<std::string, KvOverride>{});
     params.validate();
@@ -84,7 +85,7 @@ void register_params(py::module_ & m) {
         .def(py::init(&make_params), py::kw_only(), py::arg("n_gpu_layers") = -1, py::arg("split_mode") = "layer",
              py::arg("main_gpu") = 0, py::arg("tensor_split") = py::tuple(), py::arg("devices") = py::none(),
              py::arg("load_mode") = "auto", py::arg("vocab_only") = false, py::arg("check_tensors") = false,
-             py::arg("use_extra_bufts") = true, py::arg("cpu_tensors") = py::tuple(),
+             py::arg("use_extra_bufts") = true, py::arg("no_alloc") = false, py::arg("cpu_tensors") = py::tuple(),
              py::arg("kv_overrides") = py::none());
 }
 
@@ -119,6 +120,7 @@ void register_model(py::module_ & m) {
         .def_property_readonly("n_embd_out", fact(&llama_model_n_embd_out))
         .def_property_readonly("n_layer", fact(&llama_model_n_layer))
         .def_property_readonly("n_swa", [](const ModelHandle & h) { return h.get()->n_swa(); })
+        .def_property_readonly("n_expert", [](const ModelHandle & h) { return h.get()->n_expert(); })
         .def_property_readonly("n_cls_out", fact(&llama_model_n_cls_out))
         .def_property_readonly("has_encoder", fact(&llama_model_has_encoder))
         .def_property_readonly("has_decoder", fact(&llama_model_has_decoder))

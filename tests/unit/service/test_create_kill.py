@@ -13,6 +13,7 @@ from tests.fakes.registry_gguf import tiny_model
 
 from donabe.service.create import ModelCreator
 from donabe.service.create_call import CreateCall
+from donabe.store.check import check_store
 from donabe.store.models import ModelStore
 
 N_KILLS = 6
@@ -26,6 +27,20 @@ from donabe.store.models import ModelStore
 store = ModelStore(Path(sys.argv[1]))
 digest = str(store.blobs.add_bytes(Path(sys.argv[2]).read_bytes())[0])
 creator = ModelCreator(store, pull=None)
+
+async def create(**fields):
+    async for _ in creator.create(CreateCall(**fields)):
+        pass
+
+print("ready", flush=True)
+for round in itertools.count():
+    text = f"{round} " * 2000
+    asyncio.run(create(model="a", files={"m.gguf": digest}, system=text, template="{{ .Prompt }}", licenses=(text,)))
+    asyncio.run(create(model="b", from_="a", parameters={"top_k": round % 100}, system=text + "b"))
+    if round % 3 == 2:
+        store.delete("b")
+"""
+
 
 async def create(**fields):
     async for _ in creator.create(CreateCall(**fields)):
@@ -73,11 +88,14 @@ def test_killing_at_random_points_leaves_whole_models(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         process.stdout.close()
-        check_store(root)
-        n_seen += len(ModelStore(root).names())
+        store = ModelStore(root)
+        assert check_store(store, deep=True) == ()
+        n_seen += len(store.names())
     assert n_seen > 0
     store = ModelStore(root)
     digest = str(store.blobs.add_bytes(source.read_bytes())[0])
     asyncio.run(create(store, CreateCall(model="after", files={"m.gguf": digest})))
     store.prune(grace_s=0)
-    check_store(root)
+    assert check_store(store, deep=True) == ()
+    used = {layer.digest.file_name for name in store.names() for layer in store.read_manifest(name).manifest.all_layers}
+    assert {path.name for path in store.blobs.files()} == used

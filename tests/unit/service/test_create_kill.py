@@ -42,32 +42,6 @@ for round in itertools.count():
 """
 
 
-async def create(**fields):
-    async for _ in creator.create(CreateCall(**fields)):
-        pass
-
-print("ready", flush=True)
-for round in itertools.count():
-    text = f"{round} " * 2000
-    asyncio.run(create(model="a", files={"m.gguf": digest}, system=text, template="{{ .Prompt }}", licenses=(text,)))
-    asyncio.run(create(model="b", from_="a", parameters={"top_k": round % 100}, system=text + "b"))
-    if round % 3 == 2:
-        store.delete("b")
-"""
-
-
-def check_store(root: Path) -> None:
-    """Every manifest parses, every blob it names is there with its content, and the models load."""
-    store = ModelStore(root)
-    for name in store.names():
-        stored = store.read_manifest(name)
-        for layer in stored.manifest.all_layers:
-            data = store.blobs.path(layer.digest).read_bytes()
-            assert len(data) == layer.size
-            assert store.blobs.add_bytes(data) == (layer.digest, False)
-        store.resolve(name)
-
-
 async def create(store: ModelStore, call: CreateCall) -> None:
     async for _ in ModelCreator(store, pull=None).create(call):  # type: ignore[arg-type]  # nothing is pulled here
         pass

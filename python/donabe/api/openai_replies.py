@@ -263,20 +263,26 @@ def completion_logprobs(entries: Sequence[TokenLogprob], offset: int = 0) -> Jso
 
 
 class CompletionChunkWriter:
-    """Completion chunks: every choice's last one has its finish reason and no text."""
+    """Completion chunks: every choice's last one has its finish reason and no text.
+
+    Args:
+        text_starts: For each choice, where the answer begins in its text: behind an echoed prompt.
+    """
 
     media_type = SSE
 
-    def __init__(self, model: str, *, include_usage: bool, n_choices: int, n_per_prompt: int, logprobs: bool) -> None:
+    def __init__(
+        self, model: str, *, include_usage: bool, n_per_prompt: int, logprobs: bool, text_starts: Sequence[int]
+    ) -> None:
         head: JsonObject = {"id": "cmpl-" + secrets.token_hex(12), "object": "text_completion"}
         self._head = b"data: " + _encode({**head, "created": unix_seconds()})[:-1] + b',"choices":['
         self._tail = b'],"model":' + _encode(model) + b',"system_fingerprint":' + _encode(FINGERPRINT)
         self._include_usage = include_usage
         self._usage = UsageSum()
         self._n_per_prompt = n_per_prompt
-        self._n_finished = [0] * n_choices
+        self._n_finished = [0] * len(text_starts)
         self._want_logprobs = logprobs
-        self._offsets = [0] * n_choices
+        self._offsets = list(text_starts)
 
     def delta(self, event: Delta) -> bytes:
         if not event.text and not event.logprobs and not event.thinking:
@@ -308,17 +314,18 @@ class CompletionChunkWriter:
 
 
 class CompletionCollector:
-    """One completion object with `n` choices for every prompt."""
+    """One completion object with `n` choices for every prompt. `text_starts` as `CompletionChunkWriter`."""
 
     media_type = PLAIN_JSON
 
-    def __init__(self, model: str, *, n_prompts: int, n: int, n_logprobs: int | None) -> None:
+    def __init__(self, model: str, *, n: int, n_logprobs: int | None, text_starts: Sequence[int]) -> None:
         self._model = model
         self._n = n
         self._n_logprobs = n_logprobs
-        self._choices = [_Choice() for _ in range(n_prompts * n)]
+        self._text_starts = text_starts
+        self._choices = [_Choice() for _ in text_starts]
         self._usage = UsageSum()
-        self._n_finished = [0] * n_prompts
+        self._n_finished = [0] * len(text_starts)
 
     def delta(self, event: Delta) -> None:
         self._choices[event.index].add(event)
@@ -347,13 +354,13 @@ class CompletionCollector:
         if thinking := "".join(choice.thinking):
             found["reasoning"] = thinking
         if self._n_logprobs is not None:
-            found["logprobs"] = completion_logprobs(choice.logprobs)
+            found["logprobs"] = completion_logprobs(choice.logprobs, self._text_starts[index])
         return found
 
 
 def loaded_completion(model: str, *, is_streamed: bool = False) -> bytes:
     """The reply to an empty prompt, which only loads the model."""
-    collector = CompletionCollector(model, n_prompts=0, n=1, n_logprobs=None)
+    collector = CompletionCollector(model, n=1, n_logprobs=None, text_starts=())
     reply = msgspec.json.decode(collector.body())
     reply["choices"] = [{"text": "", "index": 0, "finish_reason": "load", "logprobs": None}]
     if is_streamed:

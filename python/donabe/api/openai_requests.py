@@ -92,6 +92,12 @@ class OpenAICompletion:
     warnings: tuple[str, ...]
     cache_salt: str = ""
 
+    @property
+    def text_starts(self) -> tuple[int, ...]:
+        """Where the answer begins in each choice's text: behind the prompt when it is echoed."""
+        starts = (len(call.prompt) if call.echo and isinstance(call.prompt, str) else 0 for call in self.calls)
+        return tuple(start for start in starts for _ in range(self.n))
+
 
 @dataclass(frozen=True)
 class OpenAIEmbedding:

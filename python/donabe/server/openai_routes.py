@@ -64,7 +64,7 @@ class OpenAIRoutes:
         decoded = openai_requests.decode_completion(await self._body(request))
         self._check_strict(decoded.warnings)
         calls = [_for_caller(request, call, salt=decoded.cache_salt) for call in decoded.calls]
-        model, n_choices = calls[0].model, len(calls) * decoded.n
+        model = calls[0].model
 
         async def begin() -> Reply:
             return await _naming(self._generate_all(calls, decoded.n), model)
@@ -87,16 +87,16 @@ class OpenAIRoutes:
                     lambda _: openai_replies.CompletionChunkWriter(
                         model,
                         include_usage=decoded.include_usage,
-                        n_choices=n_choices,
                         n_per_prompt=decoded.n,
                         logprobs=decoded.n_logprobs is not None,
+                        text_starts=decoded.text_starts,
                     )
                 )
                 if decoded.is_streamed
                 else None
             ),
             collector=lambda _: openai_replies.CompletionCollector(
-                model, n_prompts=len(calls), n=decoded.n, n_logprobs=decoded.n_logprobs
+                model, n=decoded.n, n_logprobs=decoded.n_logprobs, text_starts=decoded.text_starts
             ),
             headers=warning_headers(decoded.warnings),
         )

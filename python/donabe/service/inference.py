@@ -18,6 +18,7 @@ from donabe.errors import CapabilityError, InvalidRequestError, RemoteModelError
 from donabe.pool.pool import Lease, ModelPool
 from donabe.service.calls import ChatCall, EmbedCall, GenerateCall, ModelCall, OutputCall, RerankCall, Think
 from donabe.service.contracts import ModelStore
+from donabe.service.echo import with_echo
 from donabe.service.forced_tools import as_tool_calls, with_forced_tools
 from donabe.service.models import CLOUD_DISABLED
 from donabe.service.parameters import Options, merge_options
@@ -181,7 +182,8 @@ class Inference:
             return runner.generate(_generate_request(call, prepared, lease, call.prompt))
         chat = _prompt_as_chat(call, prepared, lease)
         if not call.context:
-            return runner.chat(chat)
+            events = runner.chat(chat)
+            return with_echo(events, str(call.prompt), call.n) if call.echo else events
         n_vocab = runner.info.n_vocab
         if any(not 0 <= token < n_vocab for token in call.context):
             raise InvalidRequestError(f"context holds token ids outside 0..{n_vocab - 1}", field="context")

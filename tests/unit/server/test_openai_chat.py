@@ -464,3 +464,39 @@ async def test_models(server):
 
 async def test_health(server):
     assert (await server.client.get("/health")).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("raw", [False, True])
+async def test_echo_is_in_front_of_every_choice_and_counts_in_offsets(raw):
+    entries = [TokenLogprob(token=token, token_id=1, logprob=-0.5) for token in ("Hel", "lo")]
+
+    def script(request):
+        echo = request.prompt if raw else ""  # the runner's work where it sees the prompt itself
+        return [Delta(text=echo + "Hello", logprobs=tuple(entries), index=index) for index in range(request.n)] + [
+            Finished(reason=FinishReason.STOP, usage=USAGE, index=i, last=i == 1) for i in range(2)
+        ]
+
+    body = {"model": "C", "prompt": "Say:", "echo": True, "n": 2, "logprobs": 0, "raw": raw}
+    choices = (await make_server(script=script).post("/v1/completions", body)).json()["choices"]
+    text = (await make_server(script=script).post("/v1/completions", {**body, "stream": True})).text
+    chunks = [msgspec.json.decode(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+    for index, choice in enumerate(choices):
+        streamed = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == index]
+        assert choice["text"] == "".join(c["text"] for c in streamed) == "Say:Hello"
+        offsets = [offset for c in streamed for offset in (c.get("logprobs") or {}).get("text_offset", [])]
+        assert choice["logprobs"]["text_offset"] == offsets == [4, 7]
+
+
+async def test_thinking_of_a_completion_is_not_lost():
+    server = make_server(script=lambda _: [Delta(thinking="hm"), Delta(text="Hi"), END])
+    body = {"model": "T", "prompt": "hi"}
+    choice = (await server.post("/v1/completions", body)).json()["choices"][0]
+    assert (choice["reasoning"], choice["text"]) == ("hm", "Hi")
+    assert '"reasoning":"hm"' in (await server.post("/v1/completions", {**body, "stream": True})).text
+
+
+async def test_streamed_empty_completion_loads_too(server):
+    text = (await server.post("/v1/completions", {"model": "C", "prompt": "", "stream": True})).text
+    chunk, done = text.removesuffix("\n\n").split("\n\n")
+    assert msgspec.json.decode(chunk[6:])["choices"][0]["finish_reason"] == "load"
+    assert done == "data: [DONE]"

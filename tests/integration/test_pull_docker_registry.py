@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import subprocess
@@ -27,13 +28,13 @@ from donabe.store.models import ModelStore
 N_BYTES = 48_000_000
 
 
-def _big_model() -> FakeGguf:
+def _big_model(n_bytes: int = N_BYTES, seed: int = 2) -> FakeGguf:
     model = tiny_model()
     return FakeGguf(
         model.values,
-        (FakeTensor("token_embd.weight", (4, N_BYTES // 16)),),
+        (FakeTensor("token_embd.weight", (4, n_bytes // 16)),),
         data_bytes=0,
-        tail=random.Random(2).randbytes(N_BYTES),
+        tail=random.Random(seed).randbytes(n_bytes),
     )
 
 
@@ -46,8 +47,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def pushed(host: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ModelStore]:
     """A model that was pushed, and the store it came from."""
-    import asyncio
-
     store = ModelStore(tmp_path_factory.mktemp("origin"))
     name = f"{host}/team/big:v1"
     add_model(store, name, _big_model(), system=b"Say hi!", license=b"MIT", params=b'{"top_k":10}\n')
@@ -75,8 +74,6 @@ def test_pull_gives_the_digests_that_were_pushed(host: str, pushed: tuple[str, M
 
 
 def test_pushing_again_sends_no_blob(host: str, pushed: tuple[str, ModelStore]) -> None:
-    import asyncio
-
     name, store = pushed
 
     async def push() -> int:
@@ -107,6 +104,55 @@ for event in pull_model_sync(parse_reference(name), ModelStore(Path(folder)), op
 """
 
 
+_PUSHING_CHILD = """
+import asyncio, sys
+from pathlib import Path
+from donabe.registry.jobs import Pusher
+from donabe.registry.sources import PullOptions
+from donabe.store.models import ModelStore
+folder, name, host = sys.argv[1:]
+options = PullOptions(insecure=True, private_hosts=(host,), rate_limit=25_000_000)
+async def push():
+    async for event in Pusher(ModelStore(Path(folder)), options)(name):
+        print(event.digest or "-", event.completed, flush=True)
+asyncio.run(push())
+"""
+
+
+def _push_until_killed(store: ModelStore, name: str, host: str, digest: str, offset: int) -> None:
+    """Push in a process that is killed when so many bytes of a blob are sent."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", _PUSHING_CHILD, str(store.layout.root), name, host], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.split()[0] == digest and int(line.split()[1]) >= offset:
+            break
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+
+
+async def test_killed_pushes_leave_no_model_and_keep_what_arrived(host: str, tmp_path: Path) -> None:
+    name, chance = f"{host}/team/killed:v1", random.Random(4)
+    store = ModelStore(tmp_path / "origin")
+    draft = _big_model(N_BYTES // 3, seed=3).encode()
+    add_model(store, name, _big_model(N_BYTES // 3, seed=4), draft=draft)
+    first, second = store.read_manifest(name).manifest.layers
+    other = ModelStore(tmp_path / "other")
+    for layer in (first, second):
+        _push_until_killed(store, name, host, str(layer.digest), chance.randrange(1, N_BYTES // 4))
+        with pytest.raises(ModelNotFoundError):
+            await asyncio.to_thread(lambda: list(pull_model_sync(parse_reference(name), other, _options(host))))
+    events = [event async for event in Pusher(store, _options(host))(name)]
+    assert events[-1].status == "success"
+    assert {event.completed for event in events if event.digest == str(first.digest)} <= {0, first.size}
+    (*_, last) = await asyncio.to_thread(lambda: list(pull_model_sync(parse_reference(name), other, _options(host))))
+    assert last.status == "success"
+    assert other.read_manifest(name).digest == store.read_manifest(name).digest
+    assert check_store(other, deep=True) == ()
+
+
 def test_kill_at_random_offsets_then_resume(host: str, pushed: tuple[str, ModelStore], tmp_path: Path) -> None:
     name, origin = pushed
     store = ModelStore(tmp_path / "models")
@@ -118,14 +164,16 @@ def test_kill_at_random_offsets_then_resume(host: str, pushed: tuple[str, ModelS
         )
         assert child.stdout is not None
         counts = [int(child.stdout.readline() or 0) for _ in range(2)]
-        time.sleep(chance.uniform(0.2, 0.45))
+        offset = reached + chance.randrange(1_000_000, 8_000_000)
+        while counts[-1] < offset:
+            counts.append(int(child.stdout.readline()))
         child.send_signal(signal.SIGKILL)
         counts += [int(line) for line in child.communicate()[0].split()]
         assert counts[1] >= reached - 5_000_000  # 0.2 s at the limit: records are written more often than that
         reached = max(counts)
         assert store.names() == () or store.resolve(name)
         assert check_store(store, deep=True) == ()
-    assert 5_000_000 < reached < N_BYTES
+    assert 4_000_000 < reached < N_BYTES
     (*_, last) = pull_model_sync(parse_reference(name), store, _options(host))
     assert last.status == "success"
     assert store.read_manifest(name).digest == origin.read_manifest(name).digest

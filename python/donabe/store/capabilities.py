@@ -53,6 +53,8 @@ def model_capabilities(
     found += go or ()
     if config.family in {"gptoss", "gpt-oss"}:
         found.append("thinking")
+    if "nemotron_h_omni" in {config.family, summary.architecture if summary is not None else ""}:
+        found = [capability for capability in found if capability != "audio"]  # listed, but nothing hears
     return ordered(found)
 
 

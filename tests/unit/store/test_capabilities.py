@@ -47,6 +47,12 @@ def test_template_in_use_decides(
     assert model_capabilities(FakeConfig(renderer=renderer), summary, (), go) == expected
 
 
+def test_architecture_that_does_not_hear_what_it_declares(tmp_path: Path) -> None:
+    summary = summarize(tiny_model(llama__audio__block_count=u32(1)).write(tmp_path / "m.gguf"))
+    assert "audio" in model_capabilities(FakeConfig(), summary, (), None)
+    assert "audio" not in model_capabilities(FakeConfig(family="nemotron_h_omni"), summary, (), None)
+
+
 def test_declared_capabilities_come_first_and_once(tmp_path: Path) -> None:
     summary = summarize(tiny_model(llama__pooling_type=u32(1)).write(tmp_path / "m.gguf"))
     config = FakeConfig(capabilities=("vision", "embedding"), family="gptoss")

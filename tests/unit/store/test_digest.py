@@ -64,8 +64,13 @@ def test_blob_paths_lie_in_the_blob_folder(tmp_path: Path) -> None:
 
 def _builds_a_blob_path(node: ast.AST) -> bool:
     """Whether an expression joins a path with a store's folder or with something of a digest."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "joinpath":
-        joined: list[ast.AST] = [node.func.value, *node.args]
+    joined: list[ast.AST]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if node.func.attr not in {"joinpath", "join", "with_name"} or isinstance(node.func.value, ast.Constant):
+            return False  # ", ".join(...) and the like
+        joined = [node.func.value, *node.args]
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"Path", "PurePath"}:
+        joined = [*node.args] if len(node.args) > 1 or any(isinstance(arg, ast.JoinedStr) for arg in node.args) else []
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         joined = [node.left, node.right]
     else:
@@ -73,7 +78,7 @@ def _builds_a_blob_path(node: ast.AST) -> bool:
     attributes = {part.attr for item in joined for part in ast.walk(item) if isinstance(part, ast.Attribute)}
     texts = {str(part.value) for item in joined for part in ast.walk(item) if isinstance(part, ast.Constant)}
     return bool(attributes & {"blobs", "manifests", "file_name", "hex", "digest"}) or any(
-        text.startswith(("blobs", "manifests", "sha256")) for text in texts
+        text.strip("/").startswith(("blobs", "manifests", "sha256")) for text in texts
     )
 
 
@@ -84,6 +89,10 @@ def test_search_finds_what_it_is_for() -> None:
         'a / f"sha256-{x}"',
         "p / d.file_name",
         'r.joinpath("blobs")',
+        "os.path.join(root, digest.hex)",
+        "Path(root, layer.digest)",
+        'Path(f"{root}/blobs/{name}")',
+        "path.with_name(digest.file_name)",
     ):
         assert any(_builds_a_blob_path(node) for node in ast.walk(ast.parse(line)))
 

@@ -31,12 +31,17 @@ if(DONABE_PLUGIN STREQUAL "vulkan" AND NOT MSVC)
   target_include_directories(ggml-vulkan BEFORE PRIVATE "${PROJECT_SOURCE_DIR}/packaging/vulkan/include")
 endif()
 set(DONABE_PLUGIN_PACKAGE "donabe_${DONABE_PLUGIN}" CACHE STRING "The Python package that the plug-in is installed into")
+set(DONABE_PLUGIN_PRELOAD "" CACHE STRING "Libraries of other packages to open first, relative to site-packages")
+string(REGEX REPLACE "^donabe_" "" plugin_name "${DONABE_PLUGIN_PACKAGE}")
+list(TRANSFORM DONABE_PLUGIN_PRELOAD REPLACE "(.+)" "\"\\1\"" OUTPUT_VARIABLE plugin_preload)
+list(JOIN plugin_preload ", " plugin_preload)
 # What the loader compares and opens; nothing of a plug-in is imported or loaded before that.
 file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/plugin.json" @ONLY CONTENT [[{
-  "name": "@DONABE_PLUGIN@",
+  "name": "@plugin_name@",
   "version": "@PROJECT_VERSION@",
   "build_id": "@build_id@",
-  "library": "lib/@CMAKE_SHARED_MODULE_PREFIX@@plugin_target@@CMAKE_SHARED_MODULE_SUFFIX@"
+  "library": "lib/@CMAKE_SHARED_MODULE_PREFIX@@plugin_target@@CMAKE_SHARED_MODULE_SUFFIX@",
+  "preload": [@plugin_preload@]
 }
 ]])
 add_custom_target(donabe-plugin ALL DEPENDS ${plugin_target})

@@ -5,7 +5,7 @@
 
 #include_next <vulkan/vulkan.hpp>
 
-#if VK_HEADER_VERSION_COMPLETE < VK_MAKE_API_VERSION(0, 1, 3, 272)
+#if !defined(VK_EXT_layer_settings)
 
 #include <cstdint>
 #include <vector>

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from donabe.setting_layers import Setting, Source, parsed, pick, read_config, refuse_unknown
 from donabe.setting_values import (
@@ -216,6 +216,12 @@ class Settings:
     # the terminal
     no_history: bool = _declare(Flag(), False, "keep no history of interactive prompts", twins="OLLAMA_NOHISTORY")
     editor: str = _declare(
+    auto_tune: Literal["off", "cached", "on"] = _declare(
+        Choice(("off", "cached", "on")),
+        "cached",
+        "results of `donabe tune`: ignore them, use those there are, or also measure at a model's first load",
+    )
+
         Text(), "", "editor that Ctrl-G opens", twins="OLLAMA_EDITOR VISUAL EDITOR", shown="$VISUAL, $EDITOR"
     )
 

@@ -69,6 +69,7 @@ class LoadOptions(_Value, frozen=True, kw_only=True):
     prefix_cache_disk_bytes: int | None = None  # all models together; 0 = off
     prefix_cache_home: str | None = None  # folder of the disk tier and its key; None = donabe's own
     max_step_latency_s: float | None = None  # bound on the gap between two tokens of a running stream
+    auto_tune: Literal["off", "cached", "on"] = "cached"  # measured settings: ignored, used if there, made if missing
 
 
 class ModelSpec(_Value, frozen=True, kw_only=True):

@@ -99,7 +99,7 @@ def test_document_names_every_part() -> None:
     [
         ("server", ["health.py", "key.py", "serve.py"]),
         ("registry", ["health.py", "load.py", "save.py"]),
-        ("store", ["health.py", "load.py", "save.py"]),
+        ("store", ["health.py", "load.py", "save.py", "tune.py"]),
     ],
 )
 def test_few_commands_reach_past_the_server(part: str, expected: list[str]) -> None:

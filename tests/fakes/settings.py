@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class FakeSettings:
     flash_attention: bool | None = None
     kv_cache_type: str | None = None
     max_step_latency_s: float | None = None
+    auto_tune: Literal["off", "cached", "on"] = "cached"
     logging_level: int = logging.WARNING
     home: Path = Path("/nonexistent")
     api_keys: tuple[str, ...] = ()

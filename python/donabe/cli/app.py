@@ -40,6 +40,7 @@ COMMANDS: dict[str, Entry] = {
     "render": Entry("donabe.cli.commands.render:render", "Show the exact prompt of a conversation"),
     "save": Entry("donabe.cli.commands.save:save", "Save a model to a file"),
     "load": Entry("donabe.cli.commands.load:load", "Load the models of a saved file"),
+    "tune": Entry("donabe.cli.commands.tune:tune", "Measure the fastest settings for a model"),
     "key": Entry("donabe.cli.commands.key:key", "Manage the server's API keys"),
     "doctor": Entry("donabe.cli.commands.doctor:doctor", "Check the installation and the store"),
 }

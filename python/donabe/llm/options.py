@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import msgspec
 
@@ -56,6 +56,7 @@ class LoadKwargs(TypedDict, total=False):
     prefix_cache_disk_bytes: int | None
     prefix_cache_home: str | None
     max_step_latency_s: float | None
+    auto_tune: Literal["off", "cached", "on"]
 
 
 class GenerateKwargs(TypedDict, total=False):
@@ -118,9 +119,19 @@ _STORED_NAMES = {
     "num_thread": "n_threads",
     "num_predict": "max_tokens",
     "num_keep": "n_keep",
+    "draft_num_predict": "n_draft_max",
 }
 # A model from elsewhere chooses these and no others: not folders, files or budgets on this machine.
-_STORED_LOAD = ("n_ctx_per_request", "n_batch", "n_gpu_layers", "n_threads", "main_gpu", "use_mmap", "use_mlock")
+_STORED_LOAD = (
+    "n_ctx_per_request",
+    "n_batch",
+    "n_draft_max",
+    "n_gpu_layers",
+    "n_threads",
+    "main_gpu",
+    "use_mmap",
+    "use_mlock",
+)
 _STORED_ANSWER = (
     *SamplingOptions.__struct_fields__,
     "max_tokens",

@@ -24,8 +24,10 @@ from donabe.engine.build import N_PARALLEL, build_engine
 from donabe.engine.draft_model import why_unfit
 from donabe.engine.engine import Engine
 from donabe.engine.kinds import memory_kind
+from donabe.engine.tuning import Setup
 from donabe.errors import InvalidRequestError, ModelFileError
 from donabe.runner.embedder import Embedder
+from donabe.runner.tune import tuned_setup, with_setup
 from donabe.settings import default_home
 from donabe.types import Capability, LoadOptions, ModelInfo, ModelSpec
 
@@ -57,14 +59,15 @@ _RANGES: dict[str, tuple[float, float]] = {
 class Loaded:
     """A loaded model with its engine made; implements `donabe.runner.core.LoadedModel`."""
 
-    def __init__(self, model: _core.Model, spec: ModelSpec, options: LoadOptions) -> None:
+    def __init__(self, model: _core.Model, spec: ModelSpec, options: LoadOptions, setup: Setup | None = None) -> None:
+        options, embedding_options = with_setup(options, setup)
         self._model = model
         self._spec = spec
         self._n_parallel = options.n_parallel or N_PARALLEL
         self._pieces: dict[int, bytes] = {}
         self._outputs = _Outlet()
         self._engine = self._make_engine(options)
-        self.embedder = Embedder(model, options, self._open_context, _core.Batch)
+        self.embedder = Embedder(model, embedding_options, self._open_context, _core.Batch)
         n_ctx = self._engine.n_ctx_per_request if self._engine is not None else model.n_ctx_train
         self.prompts = PromptBuilder(
             model,
@@ -168,12 +171,20 @@ def load_model(spec: ModelSpec, options: LoadOptions, report: ReportProgress | N
             raise ModelFileError(f"model file {name} does not exist", path=name, hint="pull the model again")
     _core.init()
     _core.set_log_level(_INFO_LEVEL)
+    setup = tuned_setup(spec, options, model_loader(spec, options), report)
     progress = _core.LoadProgress()
     with _reporting(progress, report):
-        model = _core.Model(list(spec.paths), _model_params(options), progress)
+        params = _model_params(options, repack=setup is None or setup.repack)
+        model = _core.Model(list(spec.paths), params, progress)
     if report is not None:
         report(1.0, "context")
-    return Loaded(model, spec, options)
+    return Loaded(model, spec, options, setup)
+
+
+def model_loader(spec: ModelSpec, options: LoadOptions) -> Callable[[bool], _core.Model]:
+    """Loads the model's weights, repacked for the CPU or not, and nothing else."""
+    _core.init()
+    return lambda repack: _core.Model(list(spec.paths), _model_params(options, repack=repack))
 
 
 def _load_draft(model: _core.Model, spec: ModelSpec, options: LoadOptions) -> _core.Model | None:
@@ -220,13 +231,14 @@ def drain_native_logs() -> list[tuple[int, str]]:
     return _core.drain_logs()
 
 
-def _model_params(options: LoadOptions) -> _core.ModelParams:
+def _model_params(options: LoadOptions, *, repack: bool = True) -> _core.ModelParams:
     return _core.ModelParams(
         n_gpu_layers=-1 if options.n_gpu_layers is None else options.n_gpu_layers,
         main_gpu=options.main_gpu or 0,
         split_mode="layer" if options.main_gpu is None else "none",
         tensor_split=options.tensor_split,
         load_mode=_load_mode(options),
+        use_extra_bufts=repack,
     )
 
 

@@ -88,6 +88,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
         max_step_latency_s=settings.max_step_latency_s,
     )
     inference = Inference(collaborators.store, pool, defaults=defaults)
+        auto_tune=settings.auto_tune,
     models = Models(collaborators.store, pool, read_metadata=collaborators.read_metadata, pull=collaborators.pull)
 
     @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class ServerSettings(Protocol):
@@ -72,6 +72,9 @@ class ServerSettings(Protocol):
 
     @property
     def max_step_latency_s(self) -> float | None: ...
+
+    @property
+    def auto_tune(self) -> Literal["off", "cached", "on"]: ...
 
     @property
     def logging_level(self) -> int:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -52,6 +52,7 @@ class LoadDefaults:
     flash_attention: bool | None = None
     kv_cache_type: str | None = None
     max_step_latency_s: float | None = None
+    auto_tune: Literal["off", "cached", "on"] = "cached"
 
 
 @dataclass(kw_only=True)
@@ -308,6 +309,7 @@ class Inference:
             "type_k": defaults.kv_cache_type,
             "type_v": defaults.kv_cache_type,
             "max_step_latency_s": defaults.max_step_latency_s,
+            "auto_tune": defaults.auto_tune,
         }
         return msgspec.structs.replace(asked, **changes), tuple(warnings)
 

@@ -101,6 +101,11 @@ def test_stored_parameters_are_defaults() -> None:
     assert options.load_options(STORED, {"n_ctx_per_request": 8}).n_ctx_per_request == 8
 
 
+@pytest.mark.parametrize(("given", "expected"), [({}, 3), ({"n_draft_max": 0}, 0)])
+def test_stored_number_of_guesses_is_a_default(given: dict[str, int], expected: int) -> None:
+    assert options.load_options({"draft_num_predict": 3}, given).n_draft_max == expected
+
+
 def test_stored_parameters_choose_no_files_budgets_or_constraints() -> None:
     hostile = {
         "prefix_cache_home": "/etc",

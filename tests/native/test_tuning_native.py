@@ -1,0 +1,117 @@
+"""`donabe tune` on a real (tiny) model, and loads that use what it stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from donabe import _core
+from donabe.cli.app import root
+from donabe.cli.commands import tune as command
+from donabe.engine.tuned import TunedFiles, machine_and_model
+from donabe.engine.tuning import Measurement, Setup, Speed, Tuned
+from donabe.errors import InvalidRequestError, RunnerDiedError, RunnerError
+from donabe.runner.load import load_model, model_loader
+from donabe.runner.tune import tune_model
+from donabe.store.resolve import resolve_model
+from donabe.types import LoadOptions, ModelSpec
+
+TinyModel = Callable[[str], str]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DONABE_HOME", str(tmp_path))
+    monkeypatch.setenv("DONABE_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("DONABE_HOST", "127.0.0.1:1")  # no server
+    return tmp_path
+
+
+@pytest.fixture
+def spec(tiny_model: TinyModel, home: Path) -> ModelSpec:
+    return resolve_model(tiny_model("llama"), pull=False)
+
+
+def options(home: Path, **given: object) -> LoadOptions:
+    return msgspec.convert({"n_ctx": 512, "n_parallel": 2, "prefix_cache_home": str(home), **given}, LoadOptions)
+
+
+def store(home: Path, spec: ModelSpec, setup: Setup) -> None:
+    one = Measurement(setup=setup, speed=Speed(decode=1, batch=1, prefill=1))
+    tuned = Tuned(model=spec.name, chosen=one, default=one, tried=(one,), measured_at=0.0)
+    TunedFiles(home).write(machine_and_model(_core, spec.paths), tuned)
+
+
+def n_ubatch_of_load(spec: ModelSpec, load_options: LoadOptions) -> int:
+    loaded = load_model(spec, load_options)
+    try:
+        assert loaded._engine is not None
+        return loaded._engine._context.n_ubatch
+    finally:
+        loaded.close()
+
+
+def test_command_measures_stores_and_forgets(spec: ModelSpec, home: Path) -> None:
+    runner = CliRunner()
+    done = runner.invoke(root, ["tune", spec.paths[0], "--seconds", "2", "--json"], catch_exceptions=False)
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert found["chosen"]["speed"]["decode"] > 0
+    assert "2 thread" in done.stderr or "1 thread" in done.stderr
+    stored = TunedFiles(home).read(machine_and_model(_core, spec.paths))
+    assert stored is not None
+    assert msgspec.to_builtins(stored.chosen) == found["chosen"]
+    forgotten = runner.invoke(root, ["tune", spec.paths[0], "--forget"], catch_exceptions=False)
+    assert forgotten.stdout == "forgot 1 result\n"
+    assert TunedFiles(home).read(machine_and_model(_core, spec.paths)) is None
+
+
+def test_load_uses_the_result_unless_told_otherwise(spec: ModelSpec, home: Path) -> None:
+    plain = n_ubatch_of_load(spec, options(home))
+    store(home, spec, Setup(n_threads=1, n_ubatch=64, repack=False))
+    assert plain != 64
+    assert n_ubatch_of_load(spec, options(home)) == 64
+    assert n_ubatch_of_load(spec, options(home, auto_tune="off")) == plain
+    assert n_ubatch_of_load(spec, options(home, n_ubatch=32)) == 32
+
+
+def test_only_auto_tune_on_measures_unasked(spec: ModelSpec, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("donabe.runner.tune.AT_LOAD_S", 2.0)
+    monkeypatch.setattr("donabe.runner.tune._is_busy", lambda: False)
+    stages: list[str] = []
+    load_model(spec, options(home)).close()
+    assert not (home / "tuning").exists()
+    load_model(spec, options(home, auto_tune="on"), lambda _fraction, stage: stages.append(stage)).close()
+    assert "tuning" in stages
+    assert len(list((home / "tuning").iterdir())) == 1
+
+
+def test_busy_machine_is_not_measured_at_a_load(spec: ModelSpec, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("donabe.runner.tune._is_busy", lambda: True)
+    load_model(spec, options(home, auto_tune="on")).close()
+    assert not (home / "tuning").exists()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9, float("nan")])
+def test_time_is_range_checked(spec: ModelSpec, home: Path, seconds: float) -> None:
+    with pytest.raises(InvalidRequestError, match="seconds must be between"):
+        tune_model(spec, options(home), model_loader(spec, options(home)), budget_s=seconds)
+
+
+def test_childs_error_and_death_are_told(spec: ModelSpec, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = {"home": str(home), "spec": msgspec.to_builtins(spec), "seconds": 0.5}
+    with pytest.raises(RunnerError, match="seconds must be between"):
+        list(command._ask(request))
+    monkeypatch.setattr(command, "CHILD_COMMAND", (command.sys.executable, "-c", "raise SystemExit('no luck')"))
+    with pytest.raises(RunnerDiedError, match="no luck"):
+        list(command._ask(request))
+
+
+def test_model_is_needed_to_measure(home: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="a model is missing"):
+        CliRunner().invoke(root, ["tune"], catch_exceptions=False, standalone_mode=False)

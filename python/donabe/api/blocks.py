@@ -47,8 +47,10 @@ class BlockList:
             block.logprobs += logprobs
         self.blocks += [Block("call", call=call) for call in event.tool_calls]
 
-    def finish(self) -> list[Block]:
-        """All blocks, when no delta is to come."""
+    def finish(self, *, is_empty_text: bool = False) -> list[Block]:
+        """All blocks, when no delta is to come. `is_empty_text`: an answer without any is a text of nothing."""
+        if is_empty_text and not self.blocks:
+            self._open("text")
         if self.blocks and self.blocks[-1].kind == "text":
             self.blocks[-1].logprobs += self._logprobs.rest()
         return self.blocks

@@ -97,8 +97,13 @@ def message_item(id: str, text: str, logprobs: list[JsonObject], *, status: str 
         "type": "message",
         "status": status,
         "role": "assistant",
-        "content": [_text_part(text, logprobs)] if status == "completed" else [],
+        "content": [] if status == "in_progress" else [_text_part(text, logprobs)],
     }
+
+
+def item_status(event: Finished) -> str:
+    """Of the message the answer ended in."""
+    return "incomplete" if event.reason is FinishReason.LENGTH else "completed"
 
 
 def _text_part(text: str, logprobs: list[JsonObject]) -> JsonObject:
@@ -118,8 +123,10 @@ class ResponseCollector:
         self._blocks.add(event)
 
     def finished(self, event: Finished, timing: Timing) -> None:
-        blocks = self._blocks.finish() or [Block("text")]  # an empty answer is a message without text
-        self._builder.output += [self._item(block) for block in blocks]
+        items = [self._item(block) for block in self._blocks.finish(is_empty_text=True)]
+        if items[-1]["type"] == "message":
+            items[-1]["status"] = item_status(event)
+        self._builder.output += items
         self._builder.finish(event)
 
     def _item(self, block: Block) -> JsonObject:
@@ -212,7 +219,7 @@ class ResponseEventWriter:
             + self._item_event("response.content_part.added", content_index=0, part=_text_part("", []))
         )
 
-    def _close(self) -> bytes:
+    def _close(self, status: str = "completed") -> bytes:
         """End the open item and put it into the output."""
         kind, self._open = self._open, ""
         text, index = "".join(self._pieces), len(self._builder.output)
@@ -223,7 +230,7 @@ class ResponseEventWriter:
                 "response.reasoning_summary_text.done", summary_index=0, text=text
             ) + self._item_event("response.reasoning_summary_part.done", summary_index=0, part=part)
         elif kind == "message":
-            item = message_item(self._item_id, text, self._logprobs)
+            item = message_item(self._item_id, text, self._logprobs, status=status)
             events = self._item_event(
                 "response.output_text.done", content_index=0, text=text, logprobs=self._logprobs
             ) + self._item_event("response.content_part.done", content_index=0, part=_text_part(text, self._logprobs))
@@ -258,12 +265,12 @@ class ResponseEventWriter:
             opening += self._switch_to("message")
         if self._open == "message":
             self._logprobs += [chat_logprob(entry) for entry in self._held_logprobs.rest()]
-        closing = self._close()
+        closing = self._close(item_status(event))
         final = self._builder.finish(event)
         return opening + closing + self._event(f"response.{final['status']}", response=final)
 
     def failed(self, status: int, error: DonabeError) -> bytes:
         detail = error_object(status, error)["error"]
         shown = {"code": detail["code"] or "server_error", "message": detail["message"]}
-        closing = self._close()
+        closing = self._close("incomplete")
         return closing + self._event("response.failed", response=self._builder.object("failed", error=shown))

@@ -147,7 +147,9 @@ async def test_length_is_incomplete(make):
     server = make(lambda _: [Delta(text="x"), Finished(reason=FinishReason.LENGTH, usage=USAGE)])
     answer = (await server.post(PATH, {"model": "C", "input": "hi", "max_output_tokens": 1})).json()
     assert (answer["status"], answer["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
-    assert (await stream(server, {"model": "C", "input": "hi"}))[-1]["type"] == "response.incomplete"
+    assert answer["output"][0]["status"] == "incomplete"
+    last = (await stream(server, {"model": "C", "input": "hi"}))[-1]
+    assert (last["type"], last["response"]["output"][0]["status"]) == ("response.incomplete", "incomplete")
 
 
 async def test_failure_in_a_stream_is_an_event(make):

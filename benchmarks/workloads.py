@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import concurrent_requests, conversations, procedures
+from benchmarks import cold_start, concurrent_requests, conversations, procedures
 from benchmarks.peers.base import Setup
 from benchmarks.workload import LONG, Procedure, Workload
 
@@ -19,6 +19,8 @@ ALL: tuple[Workload | Procedure, ...] = (
     Workload("embed", concurrent_requests.embed_texts, Setup(is_embedding=True)),
     Procedure("restart", procedures.restart),
     Procedure("http", procedures.http_overhead),
+    Procedure("cold", cold_start.cold_start),
+    Procedure("resident", cold_start.resident),
 )
 
 WORKLOADS = {workload.name: workload for workload in ALL}

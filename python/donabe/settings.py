@@ -170,6 +170,9 @@ class Settings:
         shown="5m",
         name="load_timeout",
     )
+    spare_runner: bool = _declare(
+        Flag(), True, "keep one started process without a model ready, about 30 MB, so that models load sooner"
+    )
     max_loaded_models: int = _declare(
         Number(0, zero_is_auto=True), 0, "models resident at once", twins="OLLAMA_MAX_LOADED_MODELS", shown="auto"
     )
@@ -213,15 +216,15 @@ class Settings:
         name="prefix_cache_disk",
     )
 
-    # the terminal
-    no_history: bool = _declare(Flag(), False, "keep no history of interactive prompts", twins="OLLAMA_NOHISTORY")
-    editor: str = _declare(
     auto_tune: Literal["off", "cached", "on"] = _declare(
         Choice(("off", "cached", "on")),
         "cached",
         "results of `donabe tune`: ignore them, use those there are, or also measure at a model's first load",
     )
 
+    # the terminal
+    no_history: bool = _declare(Flag(), False, "keep no history of interactive prompts", twins="OLLAMA_NOHISTORY")
+    editor: str = _declare(
         Text(), "", "editor that Ctrl-G opens", twins="OLLAMA_EDITOR VISUAL EDITOR", shown="$VISUAL, $EDITOR"
     )
 

@@ -76,18 +76,27 @@ def main() -> None:
 
     from donabe.runner.api import ModelRunner
     from donabe.runner.client import RunnerProcess
+    from donabe.runner.spare import SpareRunner
     from donabe.server.app import Collaborators
     from donabe.server.main import serve
     from donabe.settings import load_settings
     from donabe.types import LoadOptions, ModelSpec
 
+    command = (sys.executable, str(RUNNER_CHILD), sys.argv[1])
+    settings = load_settings()
+    spare = SpareRunner(command) if settings.spare_runner else None
+
     async def start_runner(spec: ModelSpec, options: LoadOptions) -> ModelRunner:
-        return await RunnerProcess.start(spec, options, command=(sys.executable, str(RUNNER_CHILD), sys.argv[1]))
+        return await RunnerProcess.start(spec, options, command=command, spare=spare)
 
     collaborators = Collaborators(
-        store=FakeStore(*MODELS), pull=FakePull(), read_metadata=read_fake_header, start_runner=start_runner
+        store=FakeStore(*MODELS),
+        pull=FakePull(),
+        read_metadata=read_fake_header,
+        start_runner=start_runner,
+        spare=spare,
     )
-    serve(load_settings(), collaborators)
+    serve(settings, collaborators)
 
 
 if __name__ == "__main__":

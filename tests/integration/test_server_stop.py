@@ -1,4 +1,4 @@
-"""What a signal does to a server process: answers may end, late ones are ended in-band, the second signal ends at once."""
+"""What signals do to a server process: answers may end, late ones are ended in-band, the second signal ends at once."""
 
 from __future__ import annotations
 
@@ -59,6 +59,12 @@ async def is_refused(url: str) -> None:
     pytest.fail("the server still accepts connections")
 
 
+def assert_gone(processes: list[psutil.Process]) -> None:
+    assert processes
+    _, left = psutil.wait_procs(processes, timeout=30)
+    assert left == []
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 async def test_running_answers_may_end(tmp_path: Path, number: signal.Signals) -> None:
     gate = tmp_path / "gate"
@@ -87,11 +93,9 @@ async def test_late_answers_are_ended_in_the_words_of_their_dialect(tmp_path: Pa
         anthropic = await Stream.running(client, "/v1/messages", {**CHAT, "max_tokens": 9})
         responses = await Stream.running(client, "/v1/responses", {"model": "C", "input": "hi", "stream": True})
         unsent = asyncio.create_task(client.post("/api/chat", json={**CHAT, "stream": False}))
-        while (await client.get("/metrics")).text.count("donabe_model_requests{") == 0 or (
-            'donabe_model_requests{model="C:latest"} 5' not in (await client.get("/metrics")).text
-        ):
-            await asyncio.sleep(0.02)
-        runner = psutil.Process(server.process.pid).children()[0]
+        while 'donabe_model_requests{model="C:latest"} 5' not in (await client.get("/metrics")).text:
+            pass
+        children = psutil.Process(server.process.pid).children()
         server.send_signal(signal.SIGTERM)
         whole = await asyncio.wait_for(unsent, 30)
         assert json.loads((await native.whole())[-1])["error"] == REASON
@@ -108,8 +112,7 @@ async def test_late_answers_are_ended_in_the_words_of_their_dialect(tmp_path: Pa
         assert int(whole.headers["retry-after"]) > 0
         await server.ended()
     assert any("ended 5 answers" in line for line in server.log)
-    psutil.wait_procs([runner], timeout=30)
-    assert not runner.is_running()
+    assert_gone(children)
 
 
 @pytest.mark.parametrize("second", STOP_SIGNALS)
@@ -118,7 +121,7 @@ async def test_second_signal_ends_at_once(tmp_path: Path, second: signal.Signals
         server = await stack.enter_async_context(started(tmp_path, "endless", DONABE_SHUTDOWN_TIMEOUT="-1"))
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, timeout=30))
         stream = await Stream.running(client, "/api/chat", CHAT)
-        runner = psutil.Process(server.process.pid).children()[0]
+        children = psutil.Process(server.process.pid).children()
         server.send_signal(signal.SIGTERM)
         await is_refused(server.url)
         assert not stream.task.done()
@@ -126,5 +129,27 @@ async def test_second_signal_ends_at_once(tmp_path: Path, second: signal.Signals
         assert await server.ended() == -second
         with pytest.raises(httpx.TransportError):
             await stream.whole()
-    psutil.wait_procs([runner], timeout=30)
-    assert not runner.is_running()
+    assert_gone(children)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_spare_runner_is_no_model_and_ends_with_the_server(tmp_path: Path, number: signal.Signals) -> None:
+    async with started(tmp_path) as server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        process = psutil.Process(server.process.pid)
+        while not (spares := process.children()):
+            await client.get("/api/version")
+        assert (await client.get("/api/ps")).json() == {"models": []}
+        await client.post("/api/generate", json={"model": "C"})
+        assert [child.pid for child in process.children()] == [spares[0].pid]  # it became the model's own
+        server.send_signal(number)
+        await server.ended()
+    assert_gone(spares)
+
+
+async def test_without_a_spare_runner(tmp_path: Path) -> None:
+    async with (
+        started(tmp_path, DONABE_SPARE_RUNNER="off") as server,
+        httpx.AsyncClient(base_url=server.url, timeout=30) as client,
+    ):
+        assert (await client.post("/api/generate", json={"model": "C"})).json()["done"] is True
+        assert len(psutil.Process(server.process.pid).children()) == 1

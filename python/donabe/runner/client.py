@@ -21,6 +21,7 @@ from donabe.runner import messages
 from donabe.runner.failures import error_from, failed_from, is_terminal
 from donabe.runner.messages import ChildMessage, ParentMessage
 from donabe.runner.process import CHILD_COMMAND, N_TAIL_LINES, ChildProcess
+from donabe.runner.spare import SpareRunner
 from donabe.types import (
     ChatRequest,
     EmbedRequest,
@@ -90,18 +91,22 @@ class RunnerProcess:
         deadlines: Deadlines | None = None,
         on_progress: ProgressCallback | None = None,
         command: Sequence[str] = CHILD_COMMAND,
+        spare: SpareRunner | None = None,
     ) -> RunnerProcess:
         """Spawn a child and load the model in it. Cancelling this call kills the child.
 
         Args:
             on_progress: Called on the loop with the loaded fraction, 0..1.
             command: The program to run; `--fd N` is appended.
+            spare: Gives a child that has been spawned already, when it has one.
 
         Raises:
             RunnerStartError: The process did not come up, ended, or stopped making progress.
             DonabeError: What the child reported about the model (LoadError, ModelFileError, ...).
         """
-        child = await ChildProcess.spawn(command)
+        child = spare.take() if spare is not None else None
+        if child is None:
+            child = await ChildProcess.spawn(command)
         runner = cls(child, deadlines or Deadlines(), on_progress)
         try:
             runner._info = await runner._load(spec, options)

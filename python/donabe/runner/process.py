@@ -44,11 +44,22 @@ class ChildProcess:
 
     @classmethod
     async def spawn(cls, command: Sequence[str] = CHILD_COMMAND) -> ChildProcess:
-        """Start `command --fd N`.
+        """Start `command --fd N`. Cancelling this call ends what was started.
 
         Raises:
             RunnerStartError: The program could not be started.
         """
+        starting = asyncio.ensure_future(cls._spawn(command))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A start can't be undone halfway: between its steps nobody would own the process.
+            with contextlib.suppress(RunnerStartError):
+                await (await starting).dispose()
+            raise
+
+    @classmethod
+    async def _spawn(cls, command: Sequence[str]) -> ChildProcess:
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(

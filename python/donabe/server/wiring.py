@@ -15,6 +15,7 @@ from donabe.registry.jobs import Puller, Pusher
 from donabe.registry.sources import options_from
 from donabe.runner.api import ModelRunner
 from donabe.runner.client import Deadlines, RunnerProcess
+from donabe.runner.spare import SpareRunner
 from donabe.server.contracts import ServerSettings
 from donabe.server.guards import is_loopback
 from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
@@ -40,15 +41,17 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
         ).start()  # it may take a while; nobody waits
     transfer = options_from(cast("Settings", settings))
     pull = Puller(store, transfer)
+    spare = SpareRunner() if cast("Settings", settings).spare_runner else None
     return Collaborators(
         store=store,
         pull=pull,
         read_metadata=read_metadata,
         free_bytes=_free_bytes,
-        start_runner=partial(_start_runner, deadlines_for(settings), cast("Settings", settings)),
+        start_runner=partial(_start_runner, deadlines_for(settings), cast("Settings", settings), spare),
         creator=ModelCreator(store, pull=pull),
         uploads=Uploads(store),
         push=Pusher(store, transfer),
+        spare=spare,
     )
 
 
@@ -71,11 +74,13 @@ def _free_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
-async def _start_runner(deadlines: Deadlines, settings: Settings, spec: ModelSpec, options: LoadOptions) -> ModelRunner:
+async def _start_runner(
+    deadlines: Deadlines, settings: Settings, spare: SpareRunner | None, spec: ModelSpec, options: LoadOptions
+) -> ModelRunner:
     options = msgspec.structs.replace(
         options,
         prefix_cache_ram_bytes=settings.prefix_cache_ram_bytes,
         prefix_cache_disk_bytes=settings.prefix_cache_disk_bytes,
         prefix_cache_home=str(settings.home),
     )
-    return await RunnerProcess.start(spec, options, deadlines=deadlines)
+    return await RunnerProcess.start(spec, options, deadlines=deadlines, spare=spare)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,6 +13,8 @@ from tests.fakes.server import make_server
 
 from donabe.errors import SettingsError
 from donabe.server.listening import open_socket
+from donabe.server.wiring import real_collaborators
+from donabe.settings import load_settings
 
 
 def test_taken_port_names_its_holder():
@@ -34,3 +37,9 @@ def test_server_answers_and_stops():
         assert httpx.get(url).text == "Ollama is running"
         httpx.post(f"{url}/api/generate", json={"model": "C"})
     assert fake.runners.last.n_closes == 1
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_setting_decides_about_the_spare_runner(tmp_path: Path, is_wanted: bool):
+    settings = load_settings({"spare_runner": is_wanted}, environ={"DONABE_HOME": str(tmp_path)})
+    assert (real_collaborators(settings).spare is not None) is is_wanted

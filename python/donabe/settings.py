@@ -170,6 +170,9 @@ class Settings:
         shown="5m",
         name="load_timeout",
     )
+    spare_runner: bool = _declare(
+        Flag(), True, "keep one started process without a model ready, about 30 MB, so that models load sooner"
+    )
     max_loaded_models: int = _declare(
         Number(0, zero_is_auto=True), 0, "models resident at once", twins="OLLAMA_MAX_LOADED_MODELS", shown="auto"
     )

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from donabe.pool.contracts import StartRunner
 from donabe.pool.pool import ModelPool, PoolLimits
+from donabe.runner.spare import SpareRunner
 from donabe.server.admission import Admission
 from donabe.server.anthropic_routes import AnthropicRoutes
 from donabe.server.contracts import ServerSettings
@@ -63,6 +64,7 @@ class Collaborators:
     creator: ModelCreator | None = None  # without it and `uploads` there are no routes that make models
     uploads: Uploads | None = None
     push: PullModel | None = None
+    spare: SpareRunner | None = None  # what `start_runner` takes children from
 
 
 def create_app(settings: ServerSettings, collaborators: Collaborators | None = None) -> FastAPI:
@@ -93,8 +95,12 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if collaborators.spare is not None:
+            collaborators.spare.begin()
         yield
         await pool.close(drain_s=RELEASE_S)
+        if collaborators.spare is not None:
+            await collaborators.spare.close()
         responses.close()
 
     app = FastAPI(

@@ -182,7 +182,7 @@ async def _reply(target: Target, path: str, body: dict[str, Any]) -> AsyncIterat
         reader, writer = await open_request(target.base_url, path, json.dumps(body).encode())
         try:
             status, headers = await read_head(reader)
-            lines = _read_chunks(reader) if headers.get("transfer-encoding") == "chunked" else _read_rest(reader)
+            lines = read_chunks(reader) if headers.get("transfer-encoding") == "chunked" else _read_rest(reader)
             if status != 200:
                 text = b"".join([line async for line in lines]).decode(errors="replace")
                 kind = UnsupportedByPeerError if status in (400, 404, 405, 422, 501) else BenchmarkError
@@ -219,7 +219,7 @@ async def _read_rest(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
             yield line.strip()
 
 
-async def _read_chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+async def read_chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
     """Body lines of a chunked response."""
     pending = b""
     while size := int((await reader.readline()).split(b";")[0].strip() or b"0", 16):

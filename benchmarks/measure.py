@@ -95,12 +95,13 @@ def _say(peer: str, workload: str) -> None:
     print(f"{peer}: {workload}", file=sys.stderr, flush=True)
 
 
-def read_counters(target: Target) -> dict[str, float]:
-    """The counters that `target.metrics` names, summed over their labels."""
-    if not target.metrics:
+def read_counters(target: Target, names: dict[str, str] | None = None) -> dict[str, float]:
+    """The counters that `names`, by default `target.metrics`, names, summed over their labels."""
+    names = target.metrics if names is None else names
+    if not names:
         return {}
-    with urllib.request.urlopen(f"{target.base_url}/metrics", timeout=10) as reply:
-        return sum_counters(reply.read().decode(), target.metrics)
+    with urllib.request.urlopen(f"{target.base_url}/metrics", timeout=60) as reply:
+        return sum_counters(reply.read().decode(), names)
 
 
 def sum_counters(page: str, names: dict[str, str]) -> dict[str, float]:

@@ -50,7 +50,11 @@ async def _compare_with_engine(target: Target, model: Path, seed: int) -> Figure
     from donabe import AsyncLLM
 
     setup = Setup()
-    limits = {"n_parallel": setup.n_parallel, "n_ctx_per_request": 8192, "prefix_cache_disk_bytes": 0}
+    limits = {
+        "n_parallel": setup.n_parallel,
+        "n_ctx_per_request": setup.n_ctx // setup.n_parallel,
+        "prefix_cache_disk_bytes": 0,
+    }
     async with AsyncLLM(model, **limits) as llm:  # type: ignore[arg-type]
         ways: dict[str, Ask] = {
             "http": lambda prompt, n: complete(target, prompt, n),

@@ -28,9 +28,9 @@ class DonabeServer:
         """Nothing: without donabe the benchmark itself would not run."""
 
     def version(self) -> str:
-        import donabe
+        from donabe import _core
 
-        return str(donabe.__version__)
+        return str(_core.__version__)
 
     @contextmanager
     def start(self, model: Path, setup: Setup) -> Iterator[Target]:
@@ -40,7 +40,7 @@ class DonabeServer:
                 "DONABE_HOST": url,
                 "DONABE_HOME": str(setup.home or scratch),
                 "DONABE_NUM_PARALLEL": str(setup.n_parallel),
-                "DONABE_CONTEXT_LENGTH": str(min(setup.n_ctx, 8192)),
+                "DONABE_CONTEXT_LENGTH": str(setup.n_ctx // setup.n_parallel),
                 "DONABE_KEEP_ALIVE": "-1",
             }
             if setup.home is None:

@@ -126,7 +126,8 @@ class KeyRing:
     Args:
         plain: Keys of the settings.
         file: Stored keys.
-        required: Whether a key is asked for; None asks as soon as there is one.
+        required: Whether a key is asked for; None asks as soon as there is one, and from then on: revoking the last key
+            of a running server must not open it to everybody.
     """
 
     def __init__(self, plain: Iterable[str], file: KeyFile | None, *, required: bool | None = None) -> None:
@@ -137,10 +138,14 @@ class KeyRing:
         )
         self._file = file
         self._required = required
+        self._had_keys = bool(self._all())
 
     @property
     def is_required(self) -> bool:
-        return bool(self._all()) if self._required is None else self._required
+        if self._required is not None:
+            return self._required
+        self._had_keys = self._had_keys or bool(self._all())
+        return self._had_keys
 
     def find(self, text: str) -> ApiKey | None:
         """The key with this text. Every key is compared, so that the time tells nothing."""

@@ -50,12 +50,8 @@ async def _compare_with_engine(target: Target, model: Path, seed: int) -> Figure
     from donabe import AsyncLLM
 
     setup = Setup()
-    limits = {
-        "n_parallel": setup.n_parallel,
-        "n_ctx_per_request": setup.n_ctx // setup.n_parallel,
-        "prefix_cache_disk_bytes": 0,
-    }
-    async with AsyncLLM(model, **limits) as llm:  # type: ignore[arg-type]
+    n_ctx = setup.n_ctx // setup.n_parallel
+    async with AsyncLLM(model, n_parallel=setup.n_parallel, n_ctx_per_request=n_ctx, prefix_cache_disk_bytes=0) as llm:
         ways: dict[str, Ask] = {
             "http": lambda prompt, n: complete(target, prompt, n),
             "engine": lambda prompt, n: _complete_in_process(llm, prompt, n),

@@ -1,4 +1,4 @@
-"""Times small requests from a process of its own, so that neither the load generator's loop nor its lock is measured."""
+"""Times small requests from a process of its own, so that the load generator's loop and lock are not measured."""
 
 from __future__ import annotations
 

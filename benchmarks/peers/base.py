@@ -34,12 +34,14 @@ class Setup:
     Attributes:
         n_ctx: Tokens of context over all parallel requests.
         is_embedding: The model is only asked for vectors, mean pooling.
+        cache_ram: Memory for what left the KV cache; "" is the program's default. Only for donabe.
         home: Folder that outlives the server, for what it keeps over a restart; None keeps nothing.
     """
 
     n_parallel: int = 8
     n_ctx: int = 16384
     is_embedding: bool = False
+    cache_ram: str = ""
     home: Path | None = None
 
 

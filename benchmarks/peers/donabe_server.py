@@ -45,5 +45,7 @@ class DonabeServer:
             }
             if setup.home is None:
                 env["DONABE_PREFIX_CACHE_DISK"] = "0"
+            if setup.cache_ram:
+                env["DONABE_PREFIX_CACHE_RAM"] = setup.cache_ram
             with running([sys.executable, "-m", "donabe", "serve"], f"{url}/", env) as process:
                 yield Target(self.name, url, str(model), "native", pid=process.pid, metrics=FACTS)

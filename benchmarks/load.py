@@ -126,8 +126,8 @@ async def _stream(target: Target, path: str, body: dict[str, Any]) -> Stream:
     stream = Stream(time.perf_counter())
     async with _reply(target, path, body) as lines:
         async for line in lines:
-            event = _event_of(target, line)
-            if event is not None and (text := _read_event(target, event, stream)):
+            event = event_of(target, line)
+            if event is not None and (text := read_event(target, event, stream)):
                 stream.times.append(time.perf_counter())
                 stream.text += text
     if not stream.times:
@@ -137,7 +137,7 @@ async def _stream(target: Target, path: str, body: dict[str, Any]) -> Stream:
     return stream
 
 
-def _event_of(target: Target, line: bytes) -> dict[str, Any] | None:
+def event_of(target: Target, line: bytes) -> dict[str, Any] | None:
     """One stream line's object; None for lines without any. Raises BenchmarkError for an in-band error."""
     if target.dialect == "openai":
         if not line.startswith(b"data:") or line[5:].strip() == b"[DONE]":
@@ -149,7 +149,7 @@ def _event_of(target: Target, line: bytes) -> dict[str, Any] | None:
     return event
 
 
-def _read_event(target: Target, event: dict[str, Any], stream: Stream) -> str:
+def read_event(target: Target, event: dict[str, Any], stream: Stream) -> str:
     """The event's text; counts what a final event says."""
     tally = target.tally
     if target.dialect == "native":

@@ -112,6 +112,9 @@ class FakeRegistry:
             self.sessions[session] = bytearray()
             return Reply(202, b"", {"Location": f"/v2/{repository}/blobs/uploads/{session}?_state=a%3Db"})
         here = {"Location": f"/v2/{repository}/blobs/uploads/{session}?_state=next"}
+        if request.method == "GET":
+            n_there = len(self.sessions[session])
+            return Reply(204, b"", here | {"Range": f"0-{max(n_there - 1, 0)}"})
         if request.method == "PATCH":
             if self.redirect_uploads:
                 return Reply(

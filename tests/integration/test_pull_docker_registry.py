@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,7 @@ from tests.fakes.registry_store import add_model
 from tests.registry_program import real_registry
 
 from donabe.errors import ModelNotFoundError
-from donabe.registry.download import Download
+from donabe.registry.download import Download, Patience
 from donabe.registry.jobs import Pusher, pull_model_sync
 from donabe.registry.references import parse_reference
 from donabe.registry.sources import PullOptions
@@ -151,6 +155,72 @@ async def test_killed_pushes_leave_no_model_and_keep_what_arrived(host: str, tmp
     assert last.status == "success"
     assert other.read_manifest(name).digest == store.read_manifest(name).digest
     assert check_store(other, deep=True) == ()
+
+
+@contextmanager
+def _cutting_relay(host: str, cut_after: int) -> Iterator[tuple[str, list[int]]]:
+    """A way to the registry that breaks once, after so many bytes; (its address, bytes sent on each connection)."""
+    sent: list[int] = []
+    target, _, port = host.partition(":")
+    listener = socket.create_server(("127.0.0.1", 0))
+    ends, threads = [listener], []
+
+    def pump(source: socket.socket, sink: socket.socket, index: int | None) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+                if index is not None:
+                    sent[index] += len(data)
+                    if sent[index] > cut_after and sum(count > cut_after for count in sent) == 1:
+                        break
+        _shut(source, sink)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection((target, int(port)))
+                sent.append(0)
+                ends.extend((client, server))
+                start(pump, client, server, len(sent) - 1)
+                start(pump, server, client, None)
+
+    def start(work: Callable[..., None], *arguments: object) -> None:
+        threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        threads[-1].start()
+
+    start(accept)
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}", sent
+    finally:
+        _shut(*ends)
+        for thread in threads:
+            thread.join()
+        for end in ends:
+            end.close()
+
+
+def _shut(*ends: socket.socket) -> None:
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+async def test_push_survives_a_breaking_connection(host: str, tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "origin")
+    with _cutting_relay(host, N_BYTES // 2) as (relay, sent):
+        name = f"{relay}/team/cut:v1"
+        add_model(store, name, _big_model(seed=5))
+        options = replace(_options(relay), patience=Patience(backoff_s=0.05))
+        assert [event.status async for event in Pusher(store, options)(name)][-1] == "success"
+        assert (
+            sum(count > N_BYTES // 2 for count in sent) == 2
+        )  # this registry wants a blob that broke off from its start
+    other = ModelStore(tmp_path / "other")
+    copied = f"{host}/team/cut:v1"
+    (*_, last) = await asyncio.to_thread(lambda: list(pull_model_sync(parse_reference(copied), other, _options(host))))
+    assert last.status == "success"
+    assert other.read_manifest(copied).digest == store.read_manifest(name).digest
 
 
 def test_kill_at_random_offsets_then_resume(host: str, pushed: tuple[str, ModelStore], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.fakes.registry_gguf import FakeGguf, FakeTensor, split_model, tiny_model
-from tests.fakes.registry_http import Reply
+from tests.fakes.registry_http import Reply, Request
 from tests.fakes.registry_oci import FakeRegistry, fake_registry, sha256, signature_parts
 from tests.fakes.registry_store import add_config, add_layer, add_model
 
@@ -511,6 +511,53 @@ async def test_push_of_a_missing_model(registry: FakeRegistry, store: ModelStore
     with pytest.raises(ModelNotFoundError):
         await _push(store, f"{registry.host}/lib/m:t", options)
     assert registry.server.requests == []
+
+
+def _breaking(registry: FakeRegistry, *kept: Any) -> list[Request]:
+    """Let uploads break off: of each PATCH in turn the registry keeps what `kept` makes of its bytes."""
+    patches: list[Request] = []
+    kinds = list(kept)
+
+    def answer(request: Request) -> Reply:
+        if request.method == "PATCH":
+            patches.append(request)
+            if kinds and len(request.body) > 600_000:
+                session = request.path.rpartition("/")[2]
+                registry.sessions[session] += kinds.pop(0)(request.body)
+                return Reply(503)
+        return registry.answer(request)
+
+    registry.server.routes["/"] = answer
+    return patches
+
+
+async def test_push_goes_on_where_it_broke_off(
+    registry: FakeRegistry, store: ModelStore, options: PullOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "MIN_PART_BYTES", 1_100_000)
+    name = f"{registry.host}/lib/m:t"
+    add_model(store, name, license=BIG)
+    patches = _breaking(registry, lambda body: body[:400_000], lambda body: body)
+    await _push(store, name, options)
+    ranges = [request.headers["content-range"].split("-")[0] for request in patches if len(request.body) > 100_000]
+    assert ranges == ["0", "400000", "1100000"]
+    assert registry.blobs[sha256(BIG)] == BIG
+    assert len(registry.sessions) == 3  # weights, license, config: nothing was started twice
+    parts = [BIG[start : start + 1_100_000] for start in range(0, len(BIG), 1_100_000)]
+    joint = hashlib.md5(b"".join(hashlib.md5(part).digest() for part in parts)).hexdigest()
+    etags = {query["digest"][0]: query["etag"][0] for query in registry.finished}
+    assert etags[sha256(BIG)] == f"{joint}-{len(parts)}"
+
+
+@pytest.mark.parametrize("damage", [lambda body: bytes(500_000), lambda body: body + body, lambda body: b""])
+async def test_push_starts_again_where_it_cannot_go_on(
+    registry: FakeRegistry, store: ModelStore, options: PullOptions, damage: Any
+) -> None:
+    name = f"{registry.host}/lib/m:t"
+    add_model(store, name, license=BIG)
+    _breaking(registry, damage)
+    await _push(store, name, options)
+    assert registry.blobs[sha256(BIG)] == BIG
 
 
 async def test_push_retries_a_broken_session(registry: FakeRegistry, store: ModelStore, options: PullOptions) -> None:

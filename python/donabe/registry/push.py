@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import httpx
 
 _READ_BYTES = 1 << 20
+_RANGE = re.compile(r"(?:bytes[= ])?0-([0-9]{1,18})")
 
 
 async def push(name: ModelName, store: ModelStore, options: PullOptions) -> AsyncGenerator[PullProgress, None]:
@@ -76,6 +78,8 @@ class _Upload:
         self._size = path.stat().st_size
         self._completed = 0
         self._hashes: dict[int, bytes] = {}  # md5 of each part by number
+        self._session = ""  # the upload under way: where it goes on
+        self._is_resumed = False
 
     def progress(self) -> PullProgress:
         digest = self._layer.digest
@@ -84,7 +88,7 @@ class _Upload:
         )
 
     async def run(self) -> None:
-        """Upload the blob unless the registry has it. A failed session is started again, a few times."""
+        """Upload the blob unless the registry has it. What breaks off goes on, or is started again, a few times."""
         url = self._client.url(f"blobs/{self._layer.digest}")
         async with self._client.send("HEAD", url) as response:
             if response.status_code not in {200, 404}:
@@ -96,25 +100,48 @@ class _Upload:
             try:
                 await self._upload()
                 break
-            except SourceUnreachableError:
-                if n_tries == self._patience.n_tries:
+            except SourceError as error:
+                is_final = not isinstance(error, SourceUnreachableError) and not self._is_resumed
+                if is_final or n_tries == self._patience.n_tries:
                     raise
+                if not isinstance(error, SourceUnreachableError):
+                    self._session = ""  # what the registry kept of it can't be gone on with
                 await asyncio.sleep(self._patience.backoff_s * 2 ** (n_tries - 1))
         self._completed = self._size
 
     async def _upload(self) -> None:
-        self._completed, self._hashes = 0, {}
-        session = await self._start()
-        if session is None:
-            return
+        n_there = await self._ask_session() if self._session else 0
+        self._is_resumed = n_there > 0
+        if n_there == 0:
+            self._hashes = {}
+            session = await self._start()
+            if session is None:
+                return
+            self._session = session
+        self._completed = n_there
         for part in plans.plan(self._size) if self._size else []:
-            session = await self._send_part(session, part)
+            if part.end > n_there or part.number not in self._hashes:
+                self._session = await self._send_part(self._session, part, max(part.offset, min(n_there, part.end)))
+        session = self._session
         etag = f"{hashlib.md5(b''.join(self._hashes.values()), usedforsecurity=False).hexdigest()}-{len(self._hashes)}"
         joint = "&" if "?" in session else "?"
         final = f"{session}{joint}{urlencode({'digest': str(self._layer.digest), 'etag': etag})}"
         async with self._client.send("PUT", final, headers={"Content-Length": "0"}, follow=False) as response:
             if response.status_code not in {200, 201, 202, 204}:
                 raise await self._client.failure(response)
+
+    async def _ask_session(self) -> int:
+        """How many bytes the registry has of the upload that broke off; 0 when it has to be started again."""
+        try:
+            async with self._client.send("GET", self._session, follow=False) as response:
+                match = _RANGE.fullmatch(response.headers.get("range", ""))
+                n_there = int(match[1]) + 1 if response.status_code == 204 and match else 0
+                if not 1 < n_there <= self._size:  # 0-0 stands for nothing, too
+                    return 0
+                self._session = self._session_of(response, self._session)
+                return n_there
+        except SourceError:
+            return 0
 
     async def _start(self) -> str | None:
         """Open an upload session; None when the registry could mount the blob from the repository it came from."""
@@ -132,17 +159,21 @@ class _Upload:
                 raise await self._client.failure(response)
             return self._session_of(response, url)
 
-    async def _send_part(self, session: str, part: Part) -> str:
-        """Send one part; returns the session's address for the next one."""
+    async def _send_part(self, session: str, part: Part, start: int) -> str:
+        """Send one part, or what is left of it; returns the session's address for the next one."""
+        if start == part.end:
+            async for _ in self._read(part, start):
+                pass  # it is there; only its checksum is wanted
+            return session
         headers = {
             "Content-Type": "application/octet-stream",
-            "Content-Length": str(part.size),
-            "Content-Range": f"{part.offset}-{part.end - 1}",
+            "Content-Length": str(part.end - start),
+            "Content-Range": f"{start}-{part.end - 1}",
             "X-Redirect-Uploads": "1",
         }
         before = self._completed
         async with self._client.send(
-            "PATCH", session, headers=headers, body=self._read(part), follow=False
+            "PATCH", session, headers=headers, body=self._read(part, start), follow=False
         ) as response:
             if response.status_code == 307 and "location" in response.headers:
                 target = self._client.check_target(urljoin(session, response.headers["location"]))
@@ -157,7 +188,9 @@ class _Upload:
 
     async def _send_elsewhere(self, target: str, part: Part) -> None:
         headers = {"Content-Length": str(part.size)}
-        async with self._client.send("PUT", target, headers=headers, body=self._read(part), follow=False) as response:
+        async with self._client.send(
+            "PUT", target, headers=headers, body=self._read(part, part.offset), follow=False
+        ) as response:
             if response.status_code not in {200, 201, 202, 204}:
                 raise await self._client.failure(response)
 
@@ -167,19 +200,23 @@ class _Upload:
             raise SourceError("the registry opened an upload without an address")
         return self._client.check_target(urljoin(url, location))
 
-    async def _read(self, part: Part) -> AsyncIterator[bytes]:
-        """The part's bytes, counted and hashed as they go out."""
+    async def _read(self, part: Part, start: int) -> AsyncIterator[bytes]:
+        """The part's bytes from `start` on, counted as they go out; the whole part is hashed."""
         state = hashlib.md5(usedforsecurity=False)
         position = part.offset
         try:
             with open(self._path, "rb") as file:  # noqa: ASYNC230 - the pull thread may wait for the disk
                 file.seek(position)
-                while position < part.end and (data := file.read(min(_READ_BYTES, part.end - position))):
-                    await self._limit.take(len(data))
+                while position < part.end:
+                    stop = start if position < start else part.end
+                    if not (data := file.read(min(_READ_BYTES, stop - position))):
+                        break
                     state.update(data)
                     position += len(data)
-                    self._completed += len(data)
-                    yield data
+                    if position > start:
+                        await self._limit.take(len(data))
+                        self._completed += len(data)
+                        yield data
         except OSError as error:
             raise StoreError(f"blob {self._layer.digest.short} can't be read: {error.strerror}") from error
         if position < part.end:

@@ -14,6 +14,7 @@ from tests.fakes.settings import FakeSettings
 from tests.fakes.store import FakePull, FakeStore, read_fake_header
 
 from donabe.server.app import Collaborators, create_app
+from donabe.server.tracing import Tracing
 from donabe.service.create import ModelCreator
 from donabe.service.uploads import Uploads
 from donabe.store.models import ModelStore
@@ -56,7 +57,11 @@ class FakeServer:
 
 
 def make_server(
-    *specs: ModelSpec, script: Script = hello, settings: FakeSettings | None = None, host: str = "127.0.0.1:11434"
+    *specs: ModelSpec,
+    script: Script = hello,
+    settings: FakeSettings | None = None,
+    host: str = "127.0.0.1:11434",
+    tracing: Tracing | None = None,
 ) -> FakeServer:
     files = ModelStore(Path("/nonexistent"))  # for the routes that make models; nothing is written to it
     store, pull, runners = FakeStore(*(specs or MODELS)), FakePull(), RunnerFactory(script)
@@ -70,6 +75,7 @@ def make_server(
             creator=ModelCreator(files, pull=pull),
             uploads=Uploads(files),
             push=pull,
+            tracing=tracing,
         ),
     )
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)

@@ -86,7 +86,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 class Observer(Protocol):
     """Measures an answer."""
 
-    def first(self, model: str) -> None: ...
+    def first(self, model: str, load_s: float) -> None: ...
 
     def event(self) -> None: ...
 
@@ -201,7 +201,7 @@ class AnswerResponse(WorkResponse):
                 async for event in reply.events:
                     if observer is not None:
                         if is_first:
-                            observer.first(reply.spec.name)
+                            observer.first(reply.spec.name, reply.load_s)
                         else:
                             observer.event()
                         is_first = False
@@ -227,7 +227,7 @@ class AnswerResponse(WorkResponse):
             with self._draining.in_band():
                 first = await anext(events, None)
             if observer is not None:
-                observer.first(reply.spec.name)
+                observer.first(reply.spec.name, reply.load_s)
             chunk = _encode(first, writer, reply)
             if type(first) is Finished:
                 await self._ending(first)

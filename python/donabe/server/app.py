@@ -38,6 +38,7 @@ from donabe.server.route_lists import (
     add_responses_routes,
 )
 from donabe.server.routing import RouteTable, error_response, unrouted
+from donabe.server.tracing import Tracing
 from donabe.server.version import own_version
 from donabe.service.contracts import ModelStore, PullModel, ReadMetadata
 from donabe.service.create import ModelCreator
@@ -65,6 +66,7 @@ class Collaborators:
     uploads: Uploads | None = None
     push: PullModel | None = None
     spare: SpareRunner | None = None  # what `start_runner` takes children from
+    tracing: Tracing | None = None
 
 
 def create_app(settings: ServerSettings, collaborators: Collaborators | None = None) -> FastAPI:
@@ -101,6 +103,8 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
         await pool.close(drain_s=RELEASE_S)
         if collaborators.spare is not None:
             await collaborators.spare.close()
+        if collaborators.tracing is not None:
+            await collaborators.tracing.close()
         responses.close()
 
     app = FastAPI(
@@ -148,7 +152,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     add_document_route(table)
     origins = OriginRules.parse(settings.origins)
     app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(RequestLog, metrics=metrics, tracing=collaborators.tracing)
     app.state.draining = Draining()
     app.state.pool = pool
     app.state.routes = table

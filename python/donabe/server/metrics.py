@@ -14,6 +14,7 @@ from starlette.responses import Response
 from donabe.pool.pool import ModelPool
 from donabe.pool.resident import ResidentInfo
 from donabe.server.prometheus import CONTENT_TYPE, Counter, Gauge, Histogram, exposition
+from donabe.server.tracing import RequestTrace
 from donabe.types import RunnerStatus, Usage
 
 _LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -118,19 +119,25 @@ class AnswerObserver:
 
     Args:
         charge: Takes the answer's output tokens, for the caller's limit.
+        trace: Is told of the answer's beginning and end.
     """
 
-    __slots__ = ("_charge", "_gap_seconds", "_last", "_metrics", "_model", "_started")
+    __slots__ = ("_charge", "_gap_seconds", "_last", "_metrics", "_model", "_started", "_trace")
 
-    def __init__(self, metrics: ServerMetrics, charge: Callable[[int], None]) -> None:
+    def __init__(
+        self, metrics: ServerMetrics, charge: Callable[[int], None], trace: RequestTrace | None = None
+    ) -> None:
         self._metrics = metrics
         self._charge = charge
+        self._trace = trace
         self._gap_seconds = metrics.gap_seconds
         self._model = ""
         self._last = 0.0
         self._started = time.monotonic()
 
-    def first(self, model: str) -> None:
+    def first(self, model: str, load_s: float) -> None:
+        if self._trace is not None:
+            self._trace.began(model, load_s)
         self._model = model
         self._last = time.monotonic()
         self._metrics.first_token_seconds.observe(self._last - self._started, model)
@@ -143,3 +150,5 @@ class AnswerObserver:
     def finished(self, usage: Usage) -> None:
         self._metrics.answer_finished(self._model, usage)
         self._charge(usage.n_output_tokens)
+        if self._trace is not None:
+            self._trace.finished(usage)

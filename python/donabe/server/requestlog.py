@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from donabe.api.dialect import REQUEST_ID
 from donabe.server.metrics import ServerMetrics
+from donabe.server.tracing import Tracing
 
 logger = logging.getLogger("donabe.requests")
 
@@ -24,11 +25,12 @@ _UNSAFE = re.compile(r"[^\x21-\x7e]")
 
 
 class RequestLog:
-    """The middleware; it also counts requests."""
+    """The middleware; it also counts requests, and traces them if asked to."""
 
-    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics, tracing: Tracing | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,6 +40,8 @@ class RequestLog:
         request_id = _request_id(scope)
         scope["donabe.request_id"] = request_id
         REQUEST_ID.set(request_id)
+        trace = self._tracing.begin(scope, request_id) if self._tracing is not None else None
+        scope["donabe.trace"] = trace
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -53,6 +57,8 @@ class RequestLog:
         finally:
             seconds = time.monotonic() - started
             route = scope.get("donabe.route", "other")
+            if trace is not None:
+                trace.end(route, status or 499)
             self._metrics.requests.add(1, route, _METHODS.get(scope["method"], "OTHER"), str(status or 499))
             self._metrics.request_seconds.observe(seconds, route)
             if logger.isEnabledFor(logging.INFO):

@@ -84,7 +84,8 @@ class RouteTable:
             finally:
                 if isinstance(response, WorkResponse):
                     response.on_end = lambda: admission.leave(caller, scope)
-                    response.observer = AnswerObserver(metrics, lambda n: admission.charge(caller.id, n))
+                    trace = request.scope.get("donabe.trace")
+                    response.observer = AnswerObserver(metrics, lambda n: admission.charge(caller.id, n), trace)
                 else:
                     admission.leave(caller, scope)
             return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -19,6 +20,7 @@ from donabe.runner.spare import SpareRunner
 from donabe.server.contracts import ServerSettings
 from donabe.server.guards import is_loopback
 from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
+from donabe.server.tracing import tracing_from
 from donabe.service.create import ModelCreator
 from donabe.service.uploads import Uploads
 from donabe.store.metadata import read_metadata
@@ -52,6 +54,7 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
         uploads=Uploads(store),
         push=Pusher(store, transfer),
         spare=spare,
+        tracing=tracing_from(os.environ),
     )
 
 

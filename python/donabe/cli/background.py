@@ -87,9 +87,7 @@ def stop_background_server() -> int:
     try:
         process.wait(timeout_s)
     except psutil.TimeoutExpired:
-        raise ServerUnavailableError(
-            f"the server (pid {process.pid}) did not end within {timeout_s:.0f} s"
-        ) from None
+        raise ServerUnavailableError(f"the server (pid {process.pid}) did not end within {timeout_s:.0f} s") from None
     path.unlink(missing_ok=True)
     return process.pid
 

@@ -124,16 +124,7 @@ def satisfies(resident: Resident, wanted: LoadOptions) -> bool:
     loaded = resident.options
     if not _context_suffices(resident, wanted):
         return False
-    for name in (
-        "n_batch",
-        "n_ubatch",
-        "n_parallel",
-        "main_gpu",
-        "n_threads",
-        "use_mmap",
-        "flash_attention",
-        "n_draft_max",
-    ):
+    for name in _MATCHED_WHEN_GIVEN:
         value = getattr(wanted, name)
         if value is not None and value != getattr(loaded, name):
             return False

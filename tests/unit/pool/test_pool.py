@@ -108,6 +108,32 @@ async def test_idle_model_expires_after_keep_alive(make_pool, factory, clock):
     assert factory.last.n_closes == 1
 
 
+async def test_timer_lets_go_of_an_idle_model(factory):
+    pool = ModelPool(factory, limits=PoolLimits(keep_alive_s=0.01))
+    lease = await pool.lease(A, AUTO)
+    await asyncio.sleep(0.03)
+    assert factory.last.n_closes == 0  # in use, whatever the time
+    lease.release()
+    for _ in range(1000):
+        if factory.last.n_closes:
+            break
+        await asyncio.sleep(0.005)
+    assert factory.last.n_closes == 1
+    assert names(pool) == []
+
+
+async def test_timer_waits_for_the_last_of_several_models(factory):
+    pool = ModelPool(factory, limits=PoolLimits(keep_alive_s=math.inf))
+    (await pool.lease(A, AUTO, keep_alive_s=0.01)).release()
+    (await pool.lease(B, AUTO, keep_alive_s=0.02)).release()
+    (await pool.lease(C, AUTO)).release()
+    for _ in range(1000):
+        if names(pool) == ["c:latest"]:
+            break
+        await asyncio.sleep(0.005)
+    assert names(pool) == ["c:latest"]
+
+
 async def test_busy_model_does_not_expire(make_pool, clock):
     pool = make_pool(keep_alive_s=1)
     lease = await pool.lease(A, AUTO)

@@ -12,6 +12,7 @@ from tests.native_sampling.bench import Bench
 from tests.native_sampling.text_model import EOS, TOOL, TURN, token_of
 
 from donabe import _core
+from donabe.chat.thinking_grammar import after_thinking
 from donabe.errors import GrammarError, InvalidArgumentError
 
 TextModel = Callable[[str], _core.Model]
@@ -286,3 +287,39 @@ def test_lazy_grammar_needs_a_trigger() -> None:
         _core.SamplerParams(grammar='root ::= "a"', grammar_lazy=True)
     with pytest.raises(InvalidArgumentError, match="kind"):
         _core.GrammarTrigger("regex", "a")  # type: ignore[arg-type]
+
+
+# --- thinking before a constrained answer ----------------------------------------------------------------------------
+
+ANSWER_GRAMMAR = r"""
+# the root of all
+root ::= "{" root-name ":" [0-9root]+ "}"
+root-name ::= "\"root\""
+"""
+
+
+def fits(model: _core.Model, grammar: str, text: str) -> bool:
+    """Whether the grammar allows every token of the text, one after the other."""
+    sampler = _core.Sampler(model, _core.SamplerParams(grammar=grammar, temperature=0.0))
+    try:
+        for token in model.vocab.tokenize(text, add_special=False, parse_special=True).tolist():
+            sampler.accept(token)
+    except GrammarError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("closing", ["</think>", "<<end<<", "]", "aabaa", "^-\\]"])
+@pytest.mark.parametrize("started", [True, False])
+def test_thinking_is_free_and_the_answer_after_it_is_not(vocab_model: _core.Model, closing: str, started: bool) -> None:
+    grammar = after_thinking(ANSWER_GRAMMAR, "<think>", closing, started=started)
+    front = "" if started else "<think>"
+    answer = '{"root":1r2}'
+    for thought in ("", '\nWell, {1} \\ "x"\n\n', closing[:-1] + " no", "é漢字 a aa aab ab <<e <e"):
+        assert closing not in thought
+        assert fits(vocab_model, grammar, f"{front}{thought}{closing}\n\n{answer}"), thought
+        assert not fits(vocab_model, grammar, f"{front}{thought}{closing}\n\nSure: {answer}"), thought
+        assert not fits(vocab_model, grammar, f"{front}{thought}{closing}{closing}{answer}"), thought
+    if not started:
+        assert fits(vocab_model, grammar, answer)
+        assert not fits(vocab_model, grammar, "Sure")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from donabe.chat import inputs
 from donabe.chat.output import NativeOutput, OutputParser, PlainOutput, TemplateOutput
+from donabe.chat.thinking_grammar import after_thinking
 from donabe.errors import CapabilityError, InvalidArgumentError, InvalidRequestError
 from donabe.types import ChatRequest, Message, Tool
 
@@ -127,7 +128,11 @@ class GoRenderer:
             )
 
         params: dict[str, Any] = {"preserved_tokens": self._preserved(tag)} if tools else {}
-        params |= inputs.grammar_params(request.constraint, self.make_grammar)
+        grammar = inputs.grammar_params(request.constraint, self.make_grammar)
+        if grammar and tags is not None and thinks:
+            started = ThinkingParser.for_prompt(*tags, prompt).is_started
+            grammar["grammar"] = after_thinking(grammar["grammar"], *tags, started=started)
+        params |= grammar
         return Rendered(prompt=prompt, sampler_params=params, make_output=make_output)
 
     def _check(self, request: ChatRequest, tools: Sequence[Tool]) -> None:

@@ -39,6 +39,11 @@ class ThinkingParser:
         """A parser for the answer to `prompt`, which may end with the opening tag."""
         return cls(opening, closing, started=prompt.rstrip().endswith(opening.strip()))
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the next text is thinking for sure."""
+        return self._state in (_State.THINKING_START, _State.THINKING)
+
     def feed(self, text: str) -> tuple[str, str]:
         """Take the next piece of the answer; returns what is new of (thinking, content)."""
         self._held += text

@@ -225,6 +225,23 @@ def test_model_without_template_joins_contents() -> None:
             rig.chat(**fields)
 
 
+THINKING_GO = (
+    "{{ range .Messages }}{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}{{ end }}"
+    "{{ if .IsThinkSet }}{{ if .Think }}<think>{{ end }}{{ end }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("think", "root"), [(True, "root ::= thinking-0 "), (None, "root ::= "), (False, "root ::= any")]
+)
+def test_go_template_constrains_the_answer_and_not_the_thinking(think: bool | None, root: str) -> None:
+    prepared = Rig(template=THINKING_GO, jinja=False).chat(think=think, constraint=Constraint(json_object=True))
+    grammar = prepared.sampler_params["grammar"]
+    assert grammar.startswith(root)
+    assert ("thinking-0" in grammar) is (think is not False)
+    assert ("| answer-after-thinking" in grammar) is (think is None)  # it may also begin with the answer
+
+
 def test_go_template_without_tools_refuses_them() -> None:
     with pytest.raises(CapabilityError, match="does not support tools"):
         Rig(template=GO, jinja=False).chat(tools=TOOLS)

@@ -90,7 +90,9 @@ def test_every_feature_with_a_real_model(check, real):
 def matrix() -> Iterator[None]:
     yield
     if os.environ.get("DONABE_WRITE_MATRIX") == "1":
-        (ROOT / "docs" / "compatibility.md").write_text(page(_results), encoding="utf-8")
+        file = ROOT / "docs" / "compatibility.md"
+        _, heading, differences = file.read_text(encoding="utf-8").partition("\n## Where answers differ")
+        file.write_text(page(_results) + heading + differences, encoding="utf-8")
 
 
 def page(results: Results) -> str:

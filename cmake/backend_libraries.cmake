@@ -45,6 +45,7 @@ file(CONFIGURE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/plugin.json" @ONLY CONTENT [[
 }
 ]])
 add_custom_target(donabe-plugin ALL DEPENDS ${plugin_target})
-install(FILES "${CMAKE_CURRENT_BINARY_DIR}/plugin.json" DESTINATION "${DONABE_PLUGIN_PACKAGE}" COMPONENT donabe)
+install(FILES "${CMAKE_CURRENT_BINARY_DIR}/plugin.json" "${PROJECT_SOURCE_DIR}/third_party/ggml/LICENSES/llama.cpp.txt"
+        DESTINATION "${DONABE_PLUGIN_PACKAGE}" COMPONENT donabe)
 install(TARGETS ${plugin_target} LIBRARY DESTINATION "${DONABE_PLUGIN_PACKAGE}/lib" COMPONENT donabe
         RUNTIME DESTINATION "${DONABE_PLUGIN_PACKAGE}/lib" COMPONENT donabe)

@@ -12,7 +12,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tests.fakes.registry_gguf import FLOAT32, FakeGguf, FakeTensor, Value, text
 
 TOOLS = Path(__file__).resolve().parents[2] / "build" / "dev-tools"
 STDEV = "0.3"  # of the weights: with the generator's own, attention moves logits by less than a test would notice
@@ -61,3 +63,19 @@ def tiny_model() -> Callable[[str], str]:
         return str(path)
 
     return get
+
+
+@pytest.fixture(scope="session")
+def adapter_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random rank-2 adapter of the tiny llama's first query projection."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=2 * 256 * 2).astype(np.float32)
+    values = (
+        ("general.architecture", text("llama")),
+        ("general.type", text("adapter")),
+        ("adapter.type", text("lora")),
+        ("adapter.lora.alpha", Value(FLOAT32, 2.0)),
+    )
+    tensors = (FakeTensor("blk.0.attn_q.weight.lora_a", (256, 2)), FakeTensor("blk.0.attn_q.weight.lora_b", (2, 256)))
+    file = FakeGguf(values, tensors, data_bytes=0, tail=weights.tobytes())
+    return str(file.write(tmp_path_factory.mktemp("adapter") / "lora.gguf"))

@@ -4,9 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from tests.fakes.registry_gguf import FLOAT32, FakeGguf, FakeTensor, Value, text
 from tests.native.lab import Lab, assert_close, assert_differs, random_tokens
 
 from donabe import _core
@@ -133,22 +131,6 @@ def test_models_load_in_parallel(tiny_model: ModelPath) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-
-
-@pytest.fixture(scope="module")
-def adapter_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random rank-2 adapter of the tiny llama's first query projection."""
-    rng = np.random.default_rng(0)
-    weights = rng.normal(size=2 * 256 * 2).astype(np.float32)
-    values = (
-        ("general.architecture", text("llama")),
-        ("general.type", text("adapter")),
-        ("adapter.type", text("lora")),
-        ("adapter.lora.alpha", Value(FLOAT32, 2.0)),
-    )
-    tensors = (FakeTensor("blk.0.attn_q.weight.lora_a", (256, 2)), FakeTensor("blk.0.attn_q.weight.lora_b", (2, 256)))
-    file = FakeGguf(values, tensors, data_bytes=0, tail=weights.tobytes())
-    return str(file.write(tmp_path_factory.mktemp("adapter") / "lora.gguf"))
 
 
 def test_adapter_changes_the_logits_and_can_be_taken_off(tiny_model: ModelPath, adapter_path: str) -> None:

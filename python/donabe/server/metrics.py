@@ -28,6 +28,7 @@ _RUNNER_COUNTERS = {
     "n_preemptions": ("donabe_preemptions_total", "Sequences set aside for lack of room"),
     "n_forks": ("donabe_prefix_forks_total", "Requests that began with the cached prefix of another"),
     "step_s": ("donabe_engine_step_seconds_total", "Time inside engine steps"),
+    "python_s": ("donabe_engine_python_seconds_total", "Of the time inside engine steps, what native code did not use"),
 }
 _RUNNER_GAUGES = {
     "n_waiting": ("donabe_waiting_requests", "Requests waiting in the runner"),

@@ -35,6 +35,7 @@ async def test_answers_are_counted():
     assert found["donabe_model_loads_total"] == 1
     assert found['donabe_kv_cells{model="C:latest"}'] == 4096
     assert found['donabe_running_requests{model="C:latest"}'] == 0
+    assert found['donabe_engine_python_seconds_total{model="C:latest"}'] == 0.25
     assert found['donabe_prefix_forks_total{model="C:latest"}'] == 3
     assert found['donabe_model_memory_bytes{model="C:latest",kind="all"}'] == 896
 

@@ -168,6 +168,38 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
+class Layers:
+    """A count of a model's layers; `all` is -1, `auto` None."""
+
+    label: str = "number, all, or auto"
+
+    def __call__(self, raw: object) -> int | None:
+        text = clean_text(raw).lower() if isinstance(raw, str) else str(raw)
+        if text in ("auto", "all"):
+            return None if text == "auto" else -1
+        if isinstance(raw, bool) or not re.fullmatch(r"\d{1,5}", text, re.ASCII):
+            raise ValueError(f"must be a {self.label}, not {_shown(raw)}")
+        return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Numbers that divide something, comma-separated outside TOML; not all 0."""
+
+    label: str = "comma list of numbers"
+
+    def __call__(self, raw: object) -> tuple[float, ...]:
+        items: Sequence[object] = clean_text(raw).split(",") if isinstance(raw, str) else _as_list(raw)
+        try:
+            shares = tuple(float(str(item)) for item in items if str(item).strip())
+        except ValueError:
+            shares = (-1.0,)
+        if any(not math.isfinite(share) or share < 0 for share in shares) or (shares and not any(shares)):
+            raise ValueError(f"must be a {self.label}, 0 or more and not all 0, not {_shown(raw)}")
+        return shares
+
+
+@dataclass(frozen=True, slots=True)
 class Verbosity:
     """0, 1 or 2; on and off are 1 and 0."""
 

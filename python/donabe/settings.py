@@ -25,7 +25,9 @@ from donabe.setting_values import (
     Folder,
     Folders,
     HostAddress,
+    Layers,
     Number,
+    Shares,
     Size,
     Text,
     Texts,
@@ -73,6 +75,7 @@ def _hugging_face_cache(_home: Path, environ: Mapping[str, str]) -> Path:
     return Path.home() / ".cache" / "huggingface" / "hub"
 
 
+BACKENDS = ("cuda", "rocm", "metal", "vulkan", "sycl", "cpu")
 _KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
@@ -185,6 +188,26 @@ class Settings:
         "requests of one model that run at once",
         twins="OLLAMA_NUM_PARALLEL",
         shown="auto",
+    )
+
+    # devices
+    backend: str | None = _declare(
+        Choice(BACKENDS, auto=True), None, "what models are computed with; auto takes the best there is", shown="auto"
+    )
+    devices: tuple[str, ...] = _declare(
+        Texts(), (), "exactly these devices, by the names `donabe doctor` shows", shown="auto"
+    )
+    gpu_layers: int | None = _declare(
+        Layers(), None, "layers of a model on GPUs; auto puts as many as fit there", shown="auto"
+    )
+    cpu_moe: int | None = _declare(
+        Layers(), None, "layers whose experts stay in the machine's memory, of models that have some", shown="auto"
+    )
+    main_gpu: int | None = _declare(
+        Number(0, 255), None, "use this one of the devices only, counted from 0", shown="auto"
+    )
+    tensor_split: tuple[float, ...] = _declare(
+        Shares(), (), "how much each device gets, for example `3,1`", shown="by free memory"
     )
 
     # the engine

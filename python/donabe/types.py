@@ -50,9 +50,12 @@ class LoadOptions(_Value, frozen=True, kw_only=True):
     n_batch: int | None = None
     n_ubatch: int | None = None
     n_parallel: int | None = None  # sequences that may run at once
+    backend: str | None = None  # cuda, rocm, metal, vulkan, sycl, cpu; None = the best there is
+    devices: tuple[str, ...] = ()  # exactly these, by name; () = those of the backend
     n_gpu_layers: int | None = None  # -1 all
-    main_gpu: int | None = None
-    tensor_split: tuple[float, ...] = ()
+    n_cpu_moe: int | None = None  # layers whose experts stay in the machine's memory; -1 all
+    main_gpu: int | None = None  # index among the devices used; the others stay unused
+    tensor_split: tuple[float, ...] = ()  # shares of the devices used
     n_threads: int | None = None
     use_mmap: bool | None = None
     use_mlock: bool = False

@@ -27,6 +27,12 @@ class FakeSettings:
     max_body_bytes: int = 10_000_000
     flash_attention: bool | None = None
     kv_cache_type: str | None = None
+    backend: str | None = None
+    devices: tuple[str, ...] = ()
+    gpu_layers: int | None = None
+    cpu_moe: int | None = None
+    main_gpu: int | None = None
+    tensor_split: tuple[float, ...] = ()
     max_step_latency_s: float | None = None
     auto_tune: Literal["off", "cached", "on"] = "cached"
     logging_level: int = logging.WARNING

@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "load": Entry("donabe.cli.commands.load:load", "Load the models of a saved file"),
     "tune": Entry("donabe.cli.commands.tune:tune", "Measure the fastest settings for a model"),
     "key": Entry("donabe.cli.commands.key:key", "Manage the server's API keys"),
+    "fit": Entry("donabe.cli.commands.fit:fit", "Show the memory a model would take"),
     "doctor": Entry("donabe.cli.commands.doctor:doctor", "Check the installation and the store"),
 }
 

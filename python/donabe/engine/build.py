@@ -84,7 +84,7 @@ def build_engine(
         )
     if n_draft_max is None:
         n_draft_max = _n_draft_max(options, draft)
-    size = pool_size(model, kind, options, n_draft_max, _free_bytes(native), native.max_sequences())
+    size = pool_size(model, kind, options, n_draft_max, _free_bytes(native, options), native.max_sequences())
     poll = POLL if draft is None else 0
     context = native.Context(model, _context_params(native, options, size, poll))
     if adapters:
@@ -106,6 +106,16 @@ def build_engine(
     return Engine(model, context, samplers, engine_options, publish, native=native, disk=disk, draft=guesser)
 
 
+def planned_contexts(native: Any, model: Model, options: LoadOptions, draft: Model | None) -> tuple[PoolSize, Any, Any]:
+    """The sizes and native parameters that `build_engine` would use for the model, and for its draft model or None."""
+    kind = memory_kind(model.memory_kind, model.n_swa)
+    n_draft_max = _n_draft_max(options, draft)
+    size = pool_size(model, kind, options, n_draft_max, _free_bytes(native, options), native.max_sequences())
+    poll = POLL if draft is None else 0
+    drafting = None if draft is None or not n_draft_max else _draft_params(native, options, size)
+    return size, _context_params(native, options, size, poll), drafting
+
+
 def _n_draft_max(options: LoadOptions, draft: Model | None) -> int:
     given = _given("n_draft_max", options.n_draft_max, 0, 64)
     if given is not None:
@@ -116,8 +126,15 @@ def _n_draft_max(options: LoadOptions, draft: Model | None) -> int:
 def _draft_model(native: Any, draft: Model, options: LoadOptions, size: PoolSize) -> DraftModel:
     """A lane for each sequence that may run, as many cells as the large model has, and whole sliding windows: lanes
     are cut back wherever guesses were wrong."""
+    context = native.Context(draft, _draft_params(native, options, size))
+    context.warm_up()
+    log.info("%s drafts, %d cells", draft.description, context.n_ctx)
+    return DraftModel(native, draft, context)
+
+
+def _draft_params(native: Any, options: LoadOptions, size: PoolSize) -> Any:
     n_batch = max(N_UBATCH, 4 * size.n_parallel)
-    params = native.ContextParams(
+    return native.ContextParams(
         n_ctx=size.n_ctx,
         n_batch=n_batch,
         n_ubatch=min(N_UBATCH, n_batch),
@@ -128,10 +145,6 @@ def _draft_model(native: Any, draft: Model, options: LoadOptions, size: PoolSize
         poll=0,
         swa_full=True,
     )
-    context = native.Context(draft, params)
-    context.warm_up()
-    log.info("%s drafts, %d cells", draft.description, context.n_ctx)
-    return DraftModel(native, draft, context)
 
 
 def _cache_ram_bytes(options: LoadOptions) -> int:
@@ -219,10 +232,12 @@ def cell_bytes(model: Model, options: LoadOptions) -> float:
     return model.n_layer * n_head_kv * (k_bytes + v_bytes)
 
 
-def _free_bytes(native: Any) -> int:
-    """Free memory where the pool will live: the GPUs if there are any, else the machine's."""
+def _free_bytes(native: Any, options: LoadOptions) -> int:
+    """Free memory where the pool will live: the GPUs that are used, else the machine's."""
     devices = native.devices()
     gpus = [device for device in devices if device.kind == "gpu"]
+    if options.devices:
+        gpus = [device for device in devices if device.name in options.devices and device.kind in ("gpu", "igpu")]
     if gpus:
         return sum(int(device.memory_free_bytes) for device in gpus)
     import psutil

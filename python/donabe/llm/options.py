@@ -37,7 +37,10 @@ class LoadKwargs(TypedDict, total=False):
     n_batch: int | None
     n_ubatch: int | None
     n_parallel: int | None
+    backend: str | None
+    devices: Sequence[str]
     n_gpu_layers: int | None
+    n_cpu_moe: int | None
     main_gpu: int | None
     tensor_split: Sequence[float]
     n_threads: int | None

@@ -1,5 +1,5 @@
-"""A model file to something that runs: native model, engine, embedder, prompt builder. The only module of the runner
-that imports the native extension.
+"""A model file to something that runs: native model, engine, embedder, prompt builder. One of the modules of the
+runner that import the native extension.
 
 Blocks while the weights are read; progress is reported from a helper thread. Numbers that the user gave are taken as
 they are or refused; what is left automatic is chosen by `build_engine` and may be smaller than the model's maximum.
@@ -13,12 +13,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from donabe import _core
 from donabe.chat.prompt import PromptBuilder
+from donabe.devices.selection import BACKEND_NAMES
 from donabe.engine.api import EngineApi, Publish
 from donabe.engine.build import N_PARALLEL, build_engine
 from donabe.engine.draft_model import why_unfit
@@ -27,6 +28,7 @@ from donabe.engine.kinds import memory_kind
 from donabe.engine.tuning import Setup
 from donabe.errors import InvalidRequestError, ModelFileError
 from donabe.runner.embedder import Embedder
+from donabe.runner.placement import model_params, place
 from donabe.runner.tune import tuned_setup, with_setup
 from donabe.settings import default_home
 from donabe.types import Capability, LoadOptions, ModelInfo, ModelSpec
@@ -47,6 +49,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "n_ubatch": (1, 1 << 16),
     "n_parallel": (1, 256),
     "n_gpu_layers": (-1, 1 << 16),
+    "n_cpu_moe": (-1, 1 << 16),
     "main_gpu": (0, 255),
     "n_threads": (1, 1024),
     "prefix_cache_ram_bytes": (0, 1 << 50),
@@ -169,12 +172,12 @@ def load_model(spec: ModelSpec, options: LoadOptions, report: ReportProgress | N
         if not os.path.isfile(path):
             name = os.path.basename(path)
             raise ModelFileError(f"model file {name} does not exist", path=name, hint="pull the model again")
-    _core.init()
     _core.set_log_level(_INFO_LEVEL)
+    options = place(spec, options)
     setup = tuned_setup(spec, options, model_loader(spec, options), report)
     progress = _core.LoadProgress()
     with _reporting(progress, report):
-        params = _model_params(options, repack=setup is None or setup.repack)
+        params = model_params(options, repack=setup is None or setup.repack)
         model = _core.Model(list(spec.paths), params, progress)
     if report is not None:
         report(1.0, "context")
@@ -183,8 +186,8 @@ def load_model(spec: ModelSpec, options: LoadOptions, report: ReportProgress | N
 
 def model_loader(spec: ModelSpec, options: LoadOptions) -> Callable[[bool], _core.Model]:
     """Loads the model's weights, repacked for the CPU or not, and nothing else."""
-    _core.init()
-    return lambda repack: _core.Model(list(spec.paths), _model_params(options, repack=repack))
+    placed = place(spec, options)
+    return lambda repack: _core.Model(list(spec.paths), model_params(placed, repack=repack))
 
 
 def _load_draft(model: _core.Model, spec: ModelSpec, options: LoadOptions) -> _core.Model | None:
@@ -204,7 +207,7 @@ def _load_draft(model: _core.Model, spec: ModelSpec, options: LoadOptions) -> _c
     if not memory_kind(model.memory_kind, model.n_swa).can_draft:
         logger.warning("%s: no draft model: the %s memory can't take guesses back", spec.name, model.memory_kind)
         return None
-    draft = _core.Model([path], _model_params(options))
+    draft = _core.Model([path], model_params(options))
     reason = why_unfit(model, draft)
     if reason is not None:
         logger.warning("%s: the draft model %s is not used: %s", spec.name, name, reason)
@@ -224,30 +227,14 @@ def check_options(options: LoadOptions) -> None:
         raise InvalidRequestError(f"pooling must be one of {known}, not {options.pooling!r}", field="pooling")
     if any(not math.isfinite(share) or share < 0 for share in options.tensor_split):
         raise InvalidRequestError("tensor_split must hold numbers of 0 or more", field="tensor_split")
+    if options.backend is not None and options.backend not in BACKEND_NAMES:
+        known = ", ".join(BACKEND_NAMES)
+        raise InvalidRequestError(f"backend must be one of {known}, not {options.backend!r}", field="backend")
 
 
 def drain_native_logs() -> list[tuple[int, str]]:
     """Native log lines since the last call, (level, text)."""
     return _core.drain_logs()
-
-
-def _model_params(options: LoadOptions, *, repack: bool = True) -> _core.ModelParams:
-    return _core.ModelParams(
-        n_gpu_layers=-1 if options.n_gpu_layers is None else options.n_gpu_layers,
-        main_gpu=options.main_gpu or 0,
-        split_mode="layer" if options.main_gpu is None else "none",
-        tensor_split=options.tensor_split,
-        load_mode=_load_mode(options),
-        use_extra_bufts=repack,
-    )
-
-
-def _load_mode(options: LoadOptions) -> Literal["auto", "none", "mmap", "mlock", "mmap_mlock"]:
-    if options.use_mlock:
-        return "mlock" if options.use_mmap is False else "mmap_mlock"
-    if options.use_mmap is None:
-        return "auto"
-    return "mmap" if options.use_mmap else "none"
 
 
 @contextmanager

@@ -89,6 +89,12 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
         num_parallel=settings.num_parallel,
         flash_attention=settings.flash_attention,
         kv_cache_type=settings.kv_cache_type,
+        backend=settings.backend,
+        devices=settings.devices,
+        gpu_layers=settings.gpu_layers,
+        cpu_moe=settings.cpu_moe,
+        main_gpu=settings.main_gpu,
+        tensor_split=settings.tensor_split,
         max_step_latency_s=settings.max_step_latency_s,
         auto_tune=settings.auto_tune,
     )

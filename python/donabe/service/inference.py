@@ -51,6 +51,12 @@ class LoadDefaults:
     num_parallel: int = 0  # 0 = automatic
     flash_attention: bool | None = None
     kv_cache_type: str | None = None
+    backend: str | None = None
+    devices: tuple[str, ...] = ()
+    gpu_layers: int | None = None  # -1 all
+    cpu_moe: int | None = None  # -1 all
+    main_gpu: int | None = None
+    tensor_split: tuple[float, ...] = ()
     max_step_latency_s: float | None = None
     auto_tune: Literal["off", "cached", "on"] = "cached"
 
@@ -308,6 +314,12 @@ class Inference:
             "flash_attention": defaults.flash_attention,
             "type_k": defaults.kv_cache_type,
             "type_v": defaults.kv_cache_type,
+            "backend": defaults.backend,
+            "devices": defaults.devices,
+            "n_gpu_layers": defaults.gpu_layers if asked.n_gpu_layers is None else asked.n_gpu_layers,
+            "n_cpu_moe": defaults.cpu_moe,
+            "main_gpu": defaults.main_gpu if asked.main_gpu is None else asked.main_gpu,
+            "tensor_split": defaults.tensor_split,
             "max_step_latency_s": defaults.max_step_latency_s,
             "auto_tune": defaults.auto_tune,
         }

@@ -1,0 +1,53 @@
+"""Runs the child processes in which commands ask the native part: a crash there ends the child and not the command.
+
+One JSON object goes to the child's stdin, one comes back from its stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from donabe.errors import RunnerDiedError, RunnerError
+from donabe.types import JsonObject
+
+
+def child_environment() -> dict[str, str]:
+    """The child imports the same donabe as we do, and nothing from the current folder."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+    return dict(os.environ, PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1", PYTHONPATH=path)
+
+
+def ask_child(module: str, request: JsonObject, *, timeout_s: float) -> JsonObject:
+    """The answer of `python -m module`.
+
+    Raises:
+        RunnerError: What the child reported.
+        RunnerDiedError: It ended without an answer, or not in time.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            env=child_environment(),
+        )
+        answer: Any = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise RunnerDiedError(f"no answer after {timeout_s:g} s", exit_reason="timeout") from None
+    except ValueError:
+        tail = done.stderr.strip().splitlines()
+        reason = f"exit {done.returncode}"
+        raise RunnerDiedError(f"the child process failed: {tail[-1] if tail else reason}", exit_reason=reason) from None
+    if "error" in answer:
+        raise RunnerError(str(answer["error"]), hint=str(answer.get("hint", "")) or None)
+    return dict(answer)

@@ -1,0 +1,1 @@
+"""Which devices there are, which are used and why: accelerator plug-ins, order of preference, hints on hardware."""

@@ -1,0 +1,83 @@
+"""What accelerators the machine has, told without any backend: for the hint which extra would help.
+
+Reads /sys and /proc on Linux and looks for the vendor's driver library on Windows. Loads nothing, starts nothing, and
+finds nothing rather than fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
+_DISPLAY_CLASS = "0x03"
+_EXTRAS = {"NVIDIA": ("cuda", "cuda13", "vulkan"), "AMD": ("vulkan",), "Intel": ("vulkan",)}
+_PLUGINS = {"cuda": "cuda12"}  # plug-in of an extra, where it has another name
+_VULKAN_LOADERS = (
+    "usr/lib/x86_64-linux-gnu/libvulkan.so.1",
+    "usr/lib/aarch64-linux-gnu/libvulkan.so.1",
+    "usr/lib64/libvulkan.so.1",
+    "usr/lib/libvulkan.so.1",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """A GPU the operating system knows. `has_driver`: whether its vendor's own driver is running, where that shows."""
+
+    vendor: str
+    has_driver: bool = True
+
+
+def find_accelerators(root: Path = Path("/"), platform: str = sys.platform) -> list[Accelerator]:
+    """One entry per vendor, NVIDIA first."""
+    found: set[str] = set()
+    has_nvidia_driver = True
+    if platform.startswith("linux"):
+        found = _pci_vendors(root)
+        has_nvidia_driver = (root / "proc/driver/nvidia/version").exists()
+        if has_nvidia_driver or (root / "usr/lib/wsl/lib/libcuda.so.1").exists():
+            found.add("NVIDIA")
+            has_nvidia_driver = True
+    elif platform == "win32":
+        system = root / os.environ.get("SYSTEMROOT", "C:/Windows").replace("\\", "/").partition(":")[2].strip("/")
+        if (system / "System32/nvcuda.dll").exists():
+            found.add("NVIDIA")
+    return [
+        Accelerator(vendor, has_nvidia_driver if vendor == "NVIDIA" else True) for vendor in _EXTRAS if vendor in found
+    ]
+
+
+def _pci_vendors(root: Path) -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):
+        for device in (root / "sys/bus/pci/devices").iterdir():
+            with contextlib.suppress(OSError):
+                if (device / "class").read_text().startswith(_DISPLAY_CLASS):
+                    found.add(_VENDORS.get((device / "vendor").read_text().strip(), ""))
+    return found - {""}
+
+
+def has_vulkan_loader(root: Path = Path("/")) -> bool:
+    """Whether the system library that the Vulkan plug-in needs is at one of its usual places."""
+    return any((root / path).exists() for path in _VULKAN_LOADERS)
+
+
+def suggestion(accelerators: Sequence[Accelerator], installed: Sequence[str]) -> str:
+    """What would make an unused GPU useful, as a command where one helps; "" when there is none to use.
+
+    Args:
+        installed: Names of installed plug-ins, also of those that were refused.
+    """
+    for accelerator in accelerators:
+        extras = _EXTRAS[accelerator.vendor]
+        if any(_PLUGINS.get(extra, extra) in installed for extra in extras):
+            continue
+        if not accelerator.has_driver:
+            return f"install the driver of the {accelerator.vendor} GPU, then pip install 'donabe[{extras[0]}]'"
+        return f"pip install 'donabe[{extras[0]}]' to use the {accelerator.vendor} GPU"
+    return ""

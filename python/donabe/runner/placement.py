@@ -1,0 +1,158 @@
+"""Where a model goes: devices, layers on them, experts that stay behind. The user's numbers are kept; what he left open
+is fitted into the free memory of the chosen devices with plans that allocate nothing.
+
+Experts leave the devices before whole layers do: they are most of the weights and little of the work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import msgspec
+
+from donabe import _core
+from donabe.devices.start import choose_devices
+from donabe.engine.build import planned_contexts
+from donabe.errors import InvalidRequestError
+from donabe.types import LoadOptions, ModelSpec
+
+logger = logging.getLogger("donabe.runner")
+
+CPU = "CPU"
+MARGIN_BYTES = 512 << 20  # left free on each device: drivers and displays need some, and plans are not exact
+_EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+
+# (layers on devices, layers whose experts are not) -> bytes by device
+Need = Callable[[int, int], Mapping[str, int]]
+
+
+def place(spec: ModelSpec, options: LoadOptions) -> LoadOptions:
+    """The options with devices named and, where there are any, the layers on them counted. Idempotent.
+
+    Raises:
+        InvalidRequestError: A backend, device or index is not there.
+        LoadError: There is no CPU backend, or the file can't be planned.
+    """
+    asks_for_none = options.n_gpu_layers == 0 and not options.devices and options.backend is None
+    is_for_cpu = asks_for_none or options.devices == (CPU,)
+    names = choose_devices("cpu" if is_for_cpu else options.backend, options.devices)
+    if options.main_gpu is not None and names and options.main_gpu >= len(names):
+        raise InvalidRequestError(
+            f"main_gpu {options.main_gpu} is not there: {len(names)} devices are used, counted from 0",
+            field="main_gpu",
+            hint=f"devices: {', '.join(names)}",
+        )
+    if len(options.tensor_split) > max(len(names), 1):
+        raise InvalidRequestError(
+            f"tensor_split has {len(options.tensor_split)} shares for {len(names)} devices", field="tensor_split"
+        )
+    options = msgspec.structs.replace(options, devices=names or (CPU,))
+    if not names or options.n_gpu_layers is not None:
+        return options
+    return _fitted(spec, options)
+
+
+def _fitted(spec: ModelSpec, options: LoadOptions) -> LoadOptions:
+    used = options.devices if options.main_gpu is None else (options.devices[options.main_gpu],)
+    free = {device.name: device.memory_free_bytes for device in _core.devices() if device.name in used}
+    head = probe_model(spec, options)
+    n_layer, n_expert = head.n_layer, head.n_expert
+
+    def need(n_gpu_layers: int, n_cpu_moe: int) -> dict[str, int]:
+        trial = msgspec.structs.replace(options, n_gpu_layers=n_gpu_layers, n_cpu_moe=n_cpu_moe)
+        return device_bytes(probe_model(spec, trial), trial)
+
+    n_gpu_layers, n_cpu_moe = fit_layers(need, free, n_layer, has_experts=n_expert > 0, n_cpu_moe=options.n_cpu_moe)
+    if n_gpu_layers <= n_layer or n_cpu_moe:
+        experts = f", experts of {n_cpu_moe} layers in main memory" if n_cpu_moe else ""
+        logger.warning(
+            "%s does not fit the devices: %d of %d layers there%s", spec.name, n_gpu_layers, n_layer + 1, experts
+        )
+    return msgspec.structs.replace(options, n_gpu_layers=n_gpu_layers, n_cpu_moe=n_cpu_moe)
+
+
+def fit_layers(
+    need: Need, free: Mapping[str, int], n_layer: int, *, has_experts: bool, n_cpu_moe: int | None = None
+) -> tuple[int, int]:
+    """(layers on devices, layers whose experts are not): the most that leaves MARGIN_BYTES on every device.
+
+    `n_layer + 1` is everything: the output counts as a layer. A given `n_cpu_moe` is kept.
+    """
+
+    def fits(n_gpu_layers: int, n_moe: int) -> bool:
+        wanted = need(n_gpu_layers, n_moe)
+        return all(wanted.get(name, 0) <= max(n_free - MARGIN_BYTES, 0) for name, n_free in free.items())
+
+    n_all = n_layer + 1
+    n_moe = n_cpu_moe or 0
+    if fits(n_all, n_moe):
+        return n_all, n_moe
+    if has_experts and n_cpu_moe is None:
+        n_moe = n_layer
+        if fits(n_all, n_moe):
+            return n_all, _bisect(1, n_layer, lambda count: fits(n_all, count))
+    # the most layers that fit is what is left of all when the fewest are taken away
+    n_away = _bisect(1, n_all, lambda count: count == n_all or fits(n_all - count, n_moe))
+    return n_all - n_away, n_moe
+
+
+def _bisect(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """The least number in [low, high] for which `holds`, which holds for `high` and all above the answer."""
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def probe_model(spec: ModelSpec, options: LoadOptions) -> _core.Model:
+    """The model's facts and vocabulary without its weights."""
+    return _core.Model(list(spec.paths), model_params(options, no_alloc=True))
+
+
+def device_bytes(model: _core.Model, options: LoadOptions) -> dict[str, int]:
+    """Planned bytes by device, the machine's own memory left out."""
+    _, params, _ = planned_contexts(_core, model, options, None)
+    total: dict[str, int] = {}
+    for _buffer, device, is_host, *parts in _core.plan_memory(model, params)["uses"]:
+        if device and not is_host:
+            total[device] = total.get(device, 0) + sum(parts)
+    return total
+
+
+def model_params(options: LoadOptions, *, repack: bool = True, no_alloc: bool = False) -> _core.ModelParams:
+    """Native parameters of placed options; without devices llama.cpp chooses."""
+    gpus = {device.name for device in _core.devices() if device.kind in ("gpu", "igpu")}
+    devices = [name for name in options.devices if name in gpus] if options.devices else None
+    return _core.ModelParams(
+        n_gpu_layers=-1 if options.n_gpu_layers is None else options.n_gpu_layers,
+        main_gpu=(options.main_gpu or 0) if devices != [] else 0,
+        split_mode="none" if options.main_gpu is not None and devices != [] else "layer",
+        tensor_split=options.tensor_split if devices != [] else (),
+        devices=devices,
+        load_mode=_load_mode(options),
+        use_extra_bufts=repack,
+        no_alloc=no_alloc,
+        cpu_tensors=_cpu_tensors(options.n_cpu_moe) if devices != [] else (),
+    )
+
+
+def _cpu_tensors(n_cpu_moe: int | None) -> tuple[str, ...]:
+    """Patterns of the tensors that stay in the machine's memory: the experts of the first layers, or of all (-1)."""
+    if not n_cpu_moe:
+        return ()
+    if n_cpu_moe < 0:
+        return (_EXPERTS,)
+    return tuple(rf"blk\.{layer}{_EXPERTS}" for layer in range(min(n_cpu_moe, 1024)))
+
+
+def _load_mode(options: LoadOptions) -> Literal["auto", "none", "mmap", "mlock", "mmap_mlock"]:
+    if options.use_mlock:
+        return "mlock" if options.use_mmap is False else "mmap_mlock"
+    if options.use_mmap is None:
+        return "auto"
+    return "mmap" if options.use_mmap else "none"

@@ -1,0 +1,145 @@
+"""Which devices are chosen, and what is said when none is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from donabe.devices.hardware import Accelerator, find_accelerators, suggestion
+from donabe.devices.plugins import Refused
+from donabe.devices.selection import offload_names, select_devices
+from donabe.devices.start import Started, fallback_line, start_backends
+from donabe.errors import InvalidRequestError, LoadError
+
+
+@dataclass
+class Device:
+    name: str
+    backend: str
+    kind: str
+    memory_free_bytes: int = 8 << 30
+
+
+CPU = Device("CPU", "CPU", "cpu")
+CUDA = Device("CUDA0", "CUDA", "gpu")
+CUDA_1 = Device("CUDA1", "CUDA", "gpu")
+METAL = Device("MTL0", "MTL", "gpu")
+VULKAN = Device("Vulkan0", "Vulkan", "gpu")
+VULKAN_IGPU = Device("Vulkan1", "Vulkan", "igpu")
+RPC = Device("RPC0", "RPC", "gpu")
+
+
+@pytest.mark.parametrize(
+    ("devices", "backend", "names", "expected"),
+    [
+        ([CPU], None, None, ()),
+        ([CPU, VULKAN, CUDA, CUDA_1], None, None, ("CUDA0", "CUDA1")),
+        ([CPU, VULKAN, METAL], None, None, ("MTL0",)),
+        ([CPU, VULKAN_IGPU], None, None, ("Vulkan1",)),
+        ([CPU, VULKAN, VULKAN_IGPU], None, None, ("Vulkan0",)),
+        ([CPU, VULKAN, CUDA], "vulkan", None, ("Vulkan0",)),
+        ([CPU, VULKAN, CUDA], "cpu", None, ()),
+        ([CPU, CUDA, RPC], None, None, ("RPC0", "CUDA0")),
+        ([CPU, RPC], None, None, ("RPC0",)),
+        ([CPU, CUDA, RPC], "cpu", None, ()),
+        ([CPU, CUDA, CUDA_1], None, ("CUDA1",), ("CUDA1",)),
+        ([CPU, CUDA], None, ("CPU",), ()),
+    ],
+)
+def test_choice(devices: list[Device], backend: str | None, names: Any, expected: tuple[str, ...]) -> None:
+    verdicts = select_devices(devices, backend, names)
+    assert offload_names(devices, verdicts) == expected
+    assert all(verdict.reason for verdict in verdicts)
+
+
+def test_what_is_not_there_is_refused_by_name() -> None:
+    with pytest.raises(InvalidRequestError, match="backend cuda has no device here") as error:
+        select_devices([CPU, VULKAN], "cuda")
+    assert error.value.hint == "backends with devices: vulkan, cpu"
+    with pytest.raises(InvalidRequestError, match="no device CUDA7") as error:
+        select_devices([CPU], None, ["CUDA7"])
+    assert error.value.hint == "devices here: CPU"
+
+
+def pci(root: Path, index: int, vendor: str, kind: str = "0x030000") -> None:
+    folder = root / "sys/bus/pci/devices" / f"0000:0{index}:00.0"
+    folder.mkdir(parents=True)
+    (folder / "vendor").write_text(vendor + "\n")
+    (folder / "class").write_text(kind + "\n")
+
+
+def test_hardware_is_read_from_the_system(tmp_path: Path) -> None:
+    assert find_accelerators(tmp_path, "linux") == []
+    pci(tmp_path, 1, "0x8086")
+    pci(tmp_path, 2, "0x10de", "0x020000")  # a network card
+    assert find_accelerators(tmp_path, "linux") == [Accelerator("Intel")]
+    pci(tmp_path, 3, "0x10de")
+    assert find_accelerators(tmp_path, "linux") == [Accelerator("NVIDIA", has_driver=False), Accelerator("Intel")]
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/version").write_text("580")
+    assert find_accelerators(tmp_path, "linux")[0] == Accelerator("NVIDIA")
+    assert find_accelerators(tmp_path, "darwin") == []
+
+
+@pytest.mark.parametrize(
+    ("accelerators", "installed", "expected"),
+    [
+        ([], [], ""),
+        ([Accelerator("NVIDIA")], [], "pip install 'donabe[cuda]' to use the NVIDIA GPU"),
+        ([Accelerator("NVIDIA", has_driver=False)], [], "install the driver of the NVIDIA GPU"),
+        ([Accelerator("AMD")], [], "pip install 'donabe[vulkan]' to use the AMD GPU"),
+        ([Accelerator("NVIDIA")], ["cuda12"], ""),
+        (
+            [Accelerator("NVIDIA"), Accelerator("Intel")],
+            ["cuda12"],
+            "pip install 'donabe[vulkan]' to use the Intel GPU",
+        ),
+    ],
+)
+def test_suggestion_names_the_extra(accelerators: list[Accelerator], installed: list[str], expected: str) -> None:
+    assert suggestion(accelerators, installed).startswith(expected)
+    assert bool(suggestion(accelerators, installed)) == bool(expected)
+
+
+def test_fallback_is_one_line_and_silent_without_a_gpu() -> None:
+    assert fallback_line(Started({})) == ""
+    line = fallback_line(Started({}, refused=(Refused("vulkan", "it is old", "pip install x"),), hint="pip install y"))
+    assert line == "running on the CPU: plug-in vulkan: it is old; pip install x; pip install y"
+
+
+class Native:
+    """Counts what is opened; a library named `bad` is refused as by a missing driver."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+
+    def init(self, plugins: Any = ()) -> None:
+        for path in plugins:
+            if "bad" in path:
+                raise LoadError("the backend plugin can't be loaded", hint="check its driver")
+            self.opened.append(path)
+
+    def build_info(self) -> dict[str, Any]:
+        return {"version": "0.1.0", "build_id": "x", "backend_dl": True}
+
+    def devices(self) -> list[Any]:
+        return [CPU]
+
+
+def test_plugin_without_driver_is_reported_and_the_others_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [SimpleNamespace(name=name, library=f"/{name}.so", preload=()) for name in ("bad", "good")]
+    monkeypatch.setattr("donabe.devices.start.find_plugins", lambda _build: (found, []))
+    native = Native()
+    started = start_backends(native=native)
+    assert native.opened == ["/good.so"]
+    assert started.plugins == ("good",)
+    assert started.refused == (Refused("bad", "the backend plugin can't be loaded", "check its driver"),)
+
+
+def test_cpu_backend_opens_no_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("donabe.devices.start.find_plugins", lambda _build: pytest.fail("looked for plug-ins"))
+    assert start_backends("cpu", Native()).plugins == ()

@@ -38,14 +38,19 @@ class ServerProcess:
 
 
 @asynccontextmanager
-async def started(home: Path, behaviour: str = "answer", **environment: str) -> AsyncIterator[ServerProcess]:
-    """A server of this process's donabe on a free port; killed at the end if it still runs."""
+async def started(
+    home: Path, behaviour: str = "answer", *, command: tuple[str, ...] = (), **environment: str
+) -> AsyncIterator[ServerProcess]:
+    """A server of this process's donabe on a free port; killed at the end if it still runs.
+
+    Args:
+        command: Runs instead of this file, without any fake.
+    """
     path = os.pathsep.join([str(ROOT), str(ROOT / "python"), os.environ.get("PYTHONPATH", "")])
     own = {name: value for name, value in os.environ.items() if not name.startswith(("DONABE_", "OLLAMA_", "OTEL_"))}
     own |= {"PYTHONPATH": path, "DONABE_HOME": str(home), "DONABE_HOST": "127.0.0.1:0", **environment}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, behaviour, env=own, stderr=asyncio.subprocess.PIPE
-    )
+    program = command or (sys.executable, __file__, behaviour)
+    process = await asyncio.create_subprocess_exec(*program, env=own, stderr=asyncio.subprocess.PIPE)
     assert process.stderr is not None
     server = ServerProcess(process, "")
     listening = asyncio.Event()

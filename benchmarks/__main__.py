@@ -15,6 +15,7 @@ from benchmarks.load import BenchmarkError
 from benchmarks.measure import Results, run_pairs
 from benchmarks.model import benchmark_model
 from benchmarks.peers import PEERS, Peer, peer_of
+from benchmarks.peers.base import end_servers_when_terminated
 from benchmarks.peers.donabe_server import DonabeServer
 from benchmarks.peers.llama_server import PATCHED, llama_bench
 from benchmarks.workloads import WORKLOADS
@@ -22,6 +23,7 @@ from benchmarks.workloads import WORKLOADS
 
 def main() -> None:
     args = _parser().parse_args()
+    end_servers_when_terminated()
     try:
         if args.pairs < 1:
             raise BenchmarkError(f"--pairs must be at least 1, not {args.pairs}")

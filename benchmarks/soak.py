@@ -24,13 +24,13 @@ import psutil
 from benchmarks.load import BenchmarkError, Target, complete, open_request, read_chunks, read_head
 from benchmarks.measure import read_counters
 from benchmarks.model import benchmark_model
-from benchmarks.peers.base import Setup
+from benchmarks.peers.base import Setup, end_servers_when_terminated
 from benchmarks.peers.donabe_server import DonabeServer
 from benchmarks.responsiveness import Probe
 from benchmarks.workload import text
 
 SAMPLE_EVERY_S = 1.0
-CACHE_RAM = "32MiB"  # small, so that it is full before the warm-up ends
+CACHE_RAM = "8MiB"  # small, so that it is full before the warm-up ends
 SETTLE_DEADLINE_S = 60.0
 WARM_UP_SHARE = 0.4  # of the samples: pools, caches and arenas fill
 MAX_GROWTH_SHARE, MAX_GROWTH_BYTES = 0.03, 8 << 20
@@ -203,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", type=Path, help="a GGUF (default: SmolLM2-135M Q4_0, made on first use)")
     args = parser.parse_args(arguments)
+    end_servers_when_terminated()
     if args.streams < 1 or not 1 <= args.parallel <= 256 or args.minutes <= 0:
         sys.exit("error: --streams and --minutes must be positive, --parallel 1 to 256")
     try:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -57,6 +59,11 @@ class Peer(Protocol):
     def version(self) -> str: ...
 
     def start(self, model: Path, setup: Setup) -> AbstractContextManager[Target]: ...
+
+
+def end_servers_when_terminated() -> None:
+    """Make SIGTERM an exit like Ctrl-C, so that servers under way are stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def free_port() -> int:

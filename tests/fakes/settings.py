@@ -19,6 +19,7 @@ class FakeSettings:
     keep_alive_s: float = 300.0
     load_timeout_s: float = 300.0
     shutdown_timeout_s: float = 10.0
+    spare_runner: bool = False
     max_loaded_models: int = 0
     max_queue: int = 512
     num_parallel: int = 0

@@ -39,6 +39,9 @@ class ServerSettings(Protocol):
     def shutdown_timeout_s(self) -> float: ...
 
     @property
+    def spare_runner(self) -> bool: ...
+
+    @property
     def max_loaded_models(self) -> int:
         """0 = automatic (3 per GPU, 3 without)."""
         ...

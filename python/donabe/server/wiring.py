@@ -43,7 +43,7 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
         ).start()  # it may take a while; nobody waits
     transfer = options_from(cast("Settings", settings))
     pull = Puller(store, transfer)
-    spare = SpareRunner() if cast("Settings", settings).spare_runner else None
+    spare = SpareRunner() if settings.spare_runner else None
     return Collaborators(
         store=store,
         pull=pull,

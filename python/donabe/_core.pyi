@@ -47,7 +47,8 @@ def system_info() -> str: ...
 def build_info() -> dict[str, Any]:
     """version, build_id, llama_version, ggml_version, ggml_commit, compiler, backend_dl, asserts, cpu_variant.
 
-    cpu_variant is the one that init() chose, or DONABE_CPU_VARIANT named; "" before, and where the CPU backend is linked in.
+    cpu_variant is the one that init() chose, or DONABE_CPU_VARIANT named; "" before, and where the CPU backend is
+    linked in.
     """
 
 def drain_logs(max_lines: int = 1000) -> list[tuple[int, str]]:

@@ -60,4 +60,4 @@ def test_tiny_models(tiny_model: Callable[[str], str], tmp_path: Path, architect
 @pytest.mark.parametrize("n_ctx", [2048, 4096, 16384])
 @pytest.mark.parametrize("name", [SMOLLM2, GEMMA3])
 def test_real_models(tmp_path: Path, name: str, n_ctx: int) -> None:
-    compare(ensure_spec(name), n_ctx, tmp_path, n_prompt=1200)
+    compare(ensure_spec(name), n_ctx, tmp_path, n_prompt=600)

@@ -7,14 +7,13 @@ asked in a child process: loading it must not end the command that reports why i
 from __future__ import annotations
 
 import asyncio
-import json
 import platform
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from donabe.cli.native_child import ask_child
+from donabe.cli.text import format_bytes
 from donabe.errors import DonabeError, ServerUnavailableError
 from donabe.types import JsonObject
 
@@ -23,13 +22,7 @@ Level = Literal["ok", "warning", "problem"]
 NETWORK_DEADLINE_S = 20.0
 _SERVER_TIMEOUT_S = 5.0
 _CHILD_TIMEOUT_S = 60.0
-_ASK_NATIVE = """
-import json
-from donabe import _core
-_core.init()
-devices = [(device.name, device.description, device.backend) for device in _core.devices()]
-print(json.dumps({"build": _core.build_info(), "devices": devices}))
-"""
+_DESCRIBE = "donabe.devices.describe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +66,44 @@ def _check_settings() -> Iterator[Finding]:
 
 
 def _check_native() -> Iterator[Finding]:
+    from donabe.settings import load_settings
+
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _ASK_NATIVE],
-            capture_output=True,
-            text=True,
-            timeout=_CHILD_TIMEOUT_S,
-            check=False,
-        )
-        answer = json.loads(done.stdout) if done.returncode == 0 else None
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        yield Finding("problem", "engine", f"can't be asked: {error}", "install donabe again")
+        settings = load_settings()
+        wanted: JsonObject = {"backend": settings.backend, "devices": list(settings.devices)}
+    except DonabeError:
+        wanted = {}  # reported with the settings
+    try:
+        answer = ask_child(_DESCRIBE, wanted, timeout_s=_CHILD_TIMEOUT_S)
+    except (DonabeError, OSError) as error:
+        message = error.message if isinstance(error, DonabeError) else str(error)
+        yield Finding("problem", "engine", f"the native part can't be loaded: {message}", "install donabe again")
         return
-    if answer is None:
-        reason = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
-        yield Finding("problem", "engine", f"the native part can't be loaded: {reason}", "install donabe again")
-        return
-    yield Finding("ok", "engine", f"llama.cpp {answer['build'].get('llama_version', 'unknown')}")
-    for name, description, backend in answer["devices"]:
-        yield Finding("ok", f"device {name}", f"{description} ({backend})")
+    yield Finding("ok", "engine", _build_text(answer["build"]))
+    yield Finding("ok", "processor", f"uses {', '.join(answer['features']) or 'no extensions'}")
+    yield from _check_devices(answer)
+
+
+def _build_text(build: JsonObject) -> str:
+    text = f"llama.cpp {build.get('llama_version', 'unknown')}, build {build.get('build_id', 'unknown')}"
+    if variant := build.get("cpu_variant"):
+        return f"{text}, CPU variant {variant}"
+    return text if build.get("backend_dl") else f"{text}, made for this machine"
+
+
+def _check_devices(answer: JsonObject) -> Iterator[Finding]:
+    """Each device, with why it is used or not; plug-ins that can't be; what would make a GPU useful."""
+    for device in answer["devices"]:
+        memory = f"{format_bytes(device['memory_free_bytes'])} of {format_bytes(device['memory_total_bytes'])} free"
+        use = "used" if device["is_chosen"] else "not used"
+        text = f"{device['description']} ({device['backend']}), {memory}; {use}: {device['reason']}"
+        yield Finding("ok", f"device {device['name']}", text)
+    for plugin in answer["refused"]:
+        yield Finding("problem", f"plug-in {plugin['name']}", plugin["message"], plugin["hint"])
+    if "setting_error" in answer:
+        yield Finding("problem", "devices", answer["setting_error"], answer["setting_hint"])
+    if answer["hint"]:
+        yield Finding("warning", "devices", "a GPU is not used", answer["hint"])
 
 
 def _check_server() -> Iterator[Finding]:

@@ -20,8 +20,8 @@ Findings = Callable[..., dict[str, tuple[str, str]]]
 @pytest.fixture
 def findings(donabe_alone: Run, monkeypatch: pytest.MonkeyPatch) -> Findings:
     """Runs the command; (level, message) by subject."""
-    answer = json.dumps({"build": {}, "devices": []})
-    monkeypatch.setattr("donabe.cli.health._ASK_NATIVE", f"print({answer!r})")
+    answer = {"build": {}, "features": [], "devices": [], "refused": [], "hint": ""}
+    monkeypatch.setattr("donabe.cli.health.ask_child", lambda *_args, **_kwargs: answer)
 
     def run(*args: str) -> dict[str, tuple[str, str]]:
         done = donabe_alone("doctor", "--json", *args)
@@ -118,3 +118,41 @@ def test_offline_asks_nobody(
     monkeypatch.setenv("DONABE_OFFLINE", "1")
     assert findings("--store", "--network")["network"] == ("ok", "not asked: donabe is offline")
     assert index.requests == registry.requests == []
+
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_told_with_the_reason(findings: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = {"memory_total_bytes": 8_000_000_000, "memory_free_bytes": 6_000_000_000}
+    gpu = {"name": "Vulkan0", "description": "a GPU", "backend": "Vulkan", "kind": "gpu", **memory}
+    answer = {
+        "build": {"llama_version": "b1", "build_id": "abc", "backend_dl": True, "cpu_variant": "haswell"},
+        "features": ["AVX2", "FMA"],
+        "devices": [gpu | {"is_chosen": False, "reason": "backend is set to cpu"}],
+        "refused": [{"name": "cuda12", "message": "it is of version 1", "hint": "pip install it"}],
+        "hint": "pip install 'donabe[vulkan]'",
+    }
+    monkeypatch.setattr("donabe.cli.health.ask_child", lambda *_args, **_kwargs: answer)
+    found = findings()
+    assert found["engine"] == ("ok", "llama.cpp b1, build abc, CPU variant haswell")
+    assert found["processor"] == ("ok", "uses AVX2, FMA")
+    expected = "a GPU (Vulkan), 6 GB of 8 GB free; not used: backend is set to cpu"
+    assert found["device Vulkan0"] == ("ok", expected)
+    assert found["plug-in cuda12"] == ("problem", "it is of version 1")
+    assert found["devices"] == ("warning", "a GPU is not used")
+
+
+def test_real_devices_of_this_machine(donabe_alone: Run) -> None:
+    done = donabe_alone("doctor", "--json")
+    found = {item["subject"]: item for item in json.loads(done.out)["findings"]}
+    assert "used: computes everything" in found["device CPU"]["message"]
+    assert found["processor"]["level"] == "ok"
+
+
+def test_device_that_is_not_there_is_a_problem(donabe_alone: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DONABE_DEVICES", "CUDA7")
+    done = donabe_alone("doctor", "--json")
+    found = {item["subject"]: item for item in json.loads(done.out)["findings"]}
+    assert done.code == 1
+    assert found["devices"]["message"] == "there is no device CUDA7"

@@ -1,0 +1,72 @@
+"""The child process of `donabe doctor`: `python -m donabe.devices.describe`.
+
+Reads one JSON object from stdin: `backend` and `devices`, as set. Writes one to stdout: the build, what the CPU can do,
+every device with whether and why it is used, the plug-ins. A driver that crashes ends this process alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from donabe.devices.selection import select_devices
+from donabe.devices.start import start_backends
+from donabe.errors import DonabeError
+
+
+def describe(backend: str | None, names: list[str], native: Any = None) -> dict[str, Any]:
+    """What there is; a setting that can't be met is told as `error`, beside the devices."""
+    if native is None:
+        from donabe import _core as native
+    started = start_backends(backend, native)
+    answer: dict[str, Any] = {
+        "build": dict(started.build),
+        "features": _features(native.system_info()),
+        "plugins": list(started.plugins),
+        "refused": [{"name": item.name, "message": item.message, "hint": item.hint} for item in started.refused],
+        "hint": started.hint,
+    }
+    try:
+        verdicts = select_devices(started.devices, backend, names)
+    except DonabeError as error:
+        answer |= {"setting_error": error.message, "setting_hint": error.hint or ""}
+        verdicts = select_devices(started.devices)
+    answer["devices"] = [
+        {
+            "name": device.name,
+            "description": device.description,
+            "backend": device.backend,
+            "kind": device.kind,
+            "memory_total_bytes": device.memory_total_bytes,
+            "memory_free_bytes": device.memory_free_bytes,
+            "is_chosen": verdict.is_chosen,
+            "reason": verdict.reason,
+        }
+        for device, verdict in zip(started.devices, verdicts, strict=True)
+    ]
+    return answer
+
+
+def _features(system_info: str) -> list[str]:
+    """Names of what is switched on, out of lines as `CPU : AVX = 1 | AVX2 = 1 | ...`."""
+    names = []
+    for item in system_info.replace(":", "|").split("|"):
+        name, equals, value = item.partition("=")
+        if equals and value.strip() == "1":
+            names.append(name.strip())
+    return names
+
+
+def main() -> int:
+    request = json.loads(sys.stdin.read() or "{}")
+    try:
+        answer = describe(request.get("backend"), request.get("devices", []))
+    except DonabeError as error:
+        answer = {"error": error.message, "hint": error.hint or ""}
+    json.dump(answer, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from importlib import import_module
 from pathlib import Path
 
 from benchmarks.load import BenchmarkError
@@ -24,26 +25,26 @@ def draw(results: Results, target: Path) -> None:
         BenchmarkError: matplotlib is not installed.
     """
     try:
-        import matplotlib  # type: ignore[import-not-found]
+        import_module("matplotlib").use("agg")
     except ImportError as error:
         raise BenchmarkError("--plot needs matplotlib: pip install 'donabe[bench]'") from error
-    matplotlib.use("agg")
-    from matplotlib import pyplot
+    pyplot = import_module("matplotlib.pyplot")  # this way, since type checkers need not have it
 
     peers = [name for name in results if name != "donabe"]
     figures = [figure for figure in figures_of(results) if any(figure in advantages(results, peer) for peer in peers)]
-    size, axes = pyplot.subplots(figsize=(8, 1 + 0.25 * len(figures) * max(1, len(peers))))
+    picture, axes = pyplot.subplots(figsize=(8, 1 + 0.25 * len(figures) * max(1, len(peers))))
     height = 0.8 / max(1, len(peers))
     for i, peer in enumerate(peers):
         found = advantages(results, peer)
         places = [row + i * height for row, figure in enumerate(figures) if figure in found]
-        axes.barh(places, [found[figure] for figure in figures if figure in found], height, label=f"beside {peer}")
+        widths = [found[figure] - 1 for figure in figures if figure in found]  # bars begin at 1, equal
+        axes.barh(places, widths, height, left=1, label=f"beside {peer}")
     axes.set_yticks([row + 0.4 - height / 2 for row in range(len(figures))], figures)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_xlabel("times better than the peer (1 = equal), median of the pairs")
     axes.legend()
-    size.tight_layout()
-    size.savefig(target)
-    pyplot.close(size)
+    picture.tight_layout()
+    picture.savefig(target)
+    pyplot.close(picture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from importlib.util import find_spec
 
 import pytest
 from benchmarks.depth import speed_of
@@ -10,7 +11,7 @@ from benchmarks.depth import table as depth_table
 from benchmarks.load import BenchmarkError, Stream, Target, event_of, read_event
 from benchmarks.measure import Run, sum_counters
 from benchmarks.peers import peer_of
-from benchmarks.plot import advantages
+from benchmarks.plot import advantages, draw
 from benchmarks.report import fact_table, figure_table
 from benchmarks.soak import Memory, Outcome, checks
 from benchmarks.workloads import ALL
@@ -118,3 +119,12 @@ def test_depth_table_pairs_the_ratios():
     assert depth_table({"decode": [(80.0, 50.0), (60.0, 50.0)]}).splitlines()[2] == (
         "| decode | 70.0 | 50.0 | 1.40 (1.60 1.20) |"
     )
+
+
+def test_plot_is_drawn_where_its_library_is_installed(tmp_path):
+    if find_spec("matplotlib") is None:
+        with pytest.raises(BenchmarkError, match=r"donabe\[bench\]"):
+            draw(RESULTS, tmp_path / "bench.svg")
+    else:
+        draw(RESULTS, tmp_path / "bench.svg")
+        assert b"W3 wall s" in (tmp_path / "bench.svg").read_bytes()

@@ -84,7 +84,7 @@ def build_engine(
         )
     if n_draft_max is None:
         n_draft_max = _n_draft_max(options, draft)
-    size = pool_size(model, kind, options, n_draft_max, _free_bytes(native, options), native.max_sequences())
+    size = pool_size(model, kind, options, n_draft_max, _free_bytes(native, options), native.max_sequences(), draft)
     poll = POLL if draft is None else 0
     context = native.Context(model, _context_params(native, options, size, poll))
     if adapters:
@@ -110,7 +110,7 @@ def planned_contexts(native: Any, model: Model, options: LoadOptions, draft: Mod
     """The sizes and native parameters that `build_engine` would use for the model, and for its draft model or None."""
     kind = memory_kind(model.memory_kind, model.n_swa)
     n_draft_max = _n_draft_max(options, draft)
-    size = pool_size(model, kind, options, n_draft_max, _free_bytes(native, options), native.max_sequences())
+    size = pool_size(model, kind, options, n_draft_max, _free_bytes(native, options), native.max_sequences(), draft)
     poll = POLL if draft is None else 0
     drafting = None if draft is None or not n_draft_max else _draft_params(native, options, size)
     return size, _context_params(native, options, size, poll), drafting
@@ -176,9 +176,16 @@ def _open_disk_tier(
 
 
 def pool_size(
-    model: Model, kind: MemoryKind, options: LoadOptions, n_draft_max: int, free_bytes: int, max_sequences: int
+    model: Model,
+    kind: MemoryKind,
+    options: LoadOptions,
+    n_draft_max: int,
+    free_bytes: int,
+    max_sequences: int,
+    draft: Model | None = None,
 ) -> PoolSize:
-    """Numbers for a context: the user's where given, else what suits the model and the memory."""
+    """Numbers for a context: the user's where given, else what suits the model and the memory. A draft model that may
+    guess has as many cells, so they are paid for together."""
     n_parallel = _given("n_parallel", options.n_parallel, 1, max_sequences) or N_PARALLEL
     n_ubatch = _given("n_ubatch", options.n_ubatch, 1, 1 << 16) or min(N_UBATCH, options.n_batch or N_UBATCH)
     n_batch = _given("n_batch", options.n_batch, 1, 1 << 16) or max(n_ubatch, N_UBATCH)
@@ -190,7 +197,10 @@ def pool_size(
     per_request = _given("n_ctx_per_request", options.n_ctx_per_request, 2, 1 << 30)
     n_ctx = _given("n_ctx", options.n_ctx, 2, 1 << 30)
     if n_ctx is None:
-        n_ctx = max(_automatic_n_ctx(model, options, n_parallel, free_bytes), per_request or 0)
+        bytes_per_cell = cell_bytes(model, options)
+        if draft is not None and n_draft_max:
+            bytes_per_cell += cell_bytes(draft, LoadOptions())
+        n_ctx = max(_automatic_n_ctx(model, n_parallel, bytes_per_cell, free_bytes), per_request or 0)
         per_request = per_request or min(n_ctx, model.n_ctx_train or n_ctx)
     n_ctx = -(-n_ctx // GRAIN) * GRAIN
     per_request = per_request or min(options.n_ctx or n_ctx, n_ctx)
@@ -209,10 +219,10 @@ def _n_idle_ids(kind: MemoryKind) -> int:
     return 4 if kind.window else 8
 
 
-def _automatic_n_ctx(model: Model, options: LoadOptions, n_parallel: int, free_bytes: int) -> int:
+def _automatic_n_ctx(model: Model, n_parallel: int, bytes_per_cell: float, free_bytes: int) -> int:
     wanted = n_parallel * CELLS_PER_SEQUENCE
     budget = min(free_bytes * POOL_SHARE, max(POOL_BYTES, model.size_bytes))
-    affordable = int(budget / max(cell_bytes(model, options), 1.0))
+    affordable = int(budget / max(bytes_per_cell, 1.0))
     return max(MIN_POOL_CELLS, min(wanted, affordable // 1024 * 1024))
 
 

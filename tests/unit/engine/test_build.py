@@ -44,6 +44,14 @@ def test_automatic_pool_is_bounded_by_memory_and_keeps_a_minimum():
     assert rich.n_parallel == N_PARALLEL < rich.n_seq_max
 
 
+@pytest.mark.parametrize(("n_draft_max", "n_models"), [(8, 2), (0, 1)])
+def test_automatic_pool_pays_for_the_draft_models_cells_too(n_draft_max: int, n_models: int) -> None:
+    twin = model(n_layer=60)
+    size = pool_size(twin, memory_kind("dense", 0), LoadOptions(), n_draft_max, 16 * GIB, 256, draft=twin)
+    n_cells = (512 << 20) / (n_models * cell_bytes(twin, LoadOptions()))
+    assert n_cells - 1024 < size.n_ctx <= n_cells
+
+
 def test_numbers_of_the_user_are_kept():
     size = sizes(LoadOptions(n_ctx=1000, n_parallel=2, n_batch=64, n_ubatch=32))
     assert (size.n_ctx, size.n_ctx_per_request, size.n_parallel, size.n_batch, size.n_ubatch) == (1024, 1000, 2, 64, 32)

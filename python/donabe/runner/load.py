@@ -67,6 +67,7 @@ class Loaded:
         self._model = model
         self._spec = spec
         self._n_parallel = options.n_parallel or N_PARALLEL
+        self._devices = options.devices
         self._pieces: dict[int, bytes] = {}
         self._outputs = _Outlet()
         self._engine = self._make_engine(options)
@@ -128,7 +129,7 @@ class Loaded:
             size_bytes=size_bytes,
             size_vram_bytes=size_vram_bytes,
             capabilities=self._capabilities(),
-            devices=tuple(device.name for device in _core.devices()),
+            devices=self._devices,
             pid=os.getpid(),
         )
 

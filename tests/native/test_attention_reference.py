@@ -21,7 +21,7 @@ TYPES = [("f16", "f16"), ("f32", "f32"), ("bf16", "bf16"), ("q8_0", "q8_0"), ("q
          ("q8_0", "f16"), ("f16", "q4_0")]  # fmt: skip
 
 # Relative to the largest value of a row. Sums in F32 (patch 0003) were seen within 1.2e-5. Upstream's path, left for
-# other types and CPUs without AVX2, rounds the query to the cache's type, and may sum in half precision: within 5e-2.
+# other types and CPUs without AVX2, rounds the query to the cache's type, and may sum in half precision: within 6e-2.
 GROUPED = [("f16", "f16"), ("f32", "f32")]
 GROUPED_BOUND = 3e-5
 UPSTREAM_BOUND = 1e-1

@@ -26,11 +26,12 @@ from donabe import _core
 _core.init()
 print(_core.build_info()["cpu_variant"])
 """
+# A text with a clear continuation: the variants add up in different orders, and a tie may fall either way.
 TEXT = """
 import sys
 from donabe import LLM
 with LLM(sys.argv[1], pull=False) as llm:
-    print(llm.generate("The three largest cities of France are", temperature=0, max_tokens=24).text)
+    print(llm.generate("1, 2, 3, 4, 5, 6, 7, 8, 9,", temperature=0, max_tokens=24).text)
 """
 
 

@@ -1,7 +1,7 @@
 """Greedy tokens of one model on the CPU and with several parts of it on a Vulkan device; started by test_vulkan_plugin.
 
 argv: the plug-in's library, the model, the number of layers, the prompt ("" for fixed token ids). Prints JSON:
-placement -> [tokens, bytes on the device].
+placement -> [tokens, bytes of weights on the device, bytes of the cache there].
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from donabe import _core
 N_TOKENS = 24
 
 
-def greedy(path: str, prompt: str, devices: list[str], n_gpu_layers: int, offload_kqv: bool) -> tuple[list[int], int]:
+def greedy(
+    path: str, prompt: str, devices: list[str], n_gpu_layers: int, offload_kqv: bool
+) -> tuple[list[int], int, int]:
     params = _core.ModelParams(devices=devices, n_gpu_layers=n_gpu_layers)
     model = _core.Model(path, params)
     context = _core.Context(
@@ -33,10 +35,10 @@ def greedy(path: str, prompt: str, devices: list[str], n_gpu_layers: int, offloa
         position += len(new)
         tokens.append(int(context.logits_view().copy()[-1].argmax()))
         new = np.array(tokens[-1:], dtype=np.int32)
-    on_device = sum(m + c + k for name, m, c, k in context.memory_breakdown() if name.startswith("Vulkan"))
+    parts = [row for row in context.memory_breakdown() if row[0].startswith("Vulkan")]
     context.close()
     model.close()
-    return tokens, on_device
+    return tokens, sum(row[1] for row in parts), sum(row[2] for row in parts)
 
 
 def main(library: str, path: str, n_layers: str, prompt: str) -> None:

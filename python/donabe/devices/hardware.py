@@ -17,12 +17,6 @@ _VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
 _DISPLAY_CLASS = "0x03"
 _EXTRAS = {"NVIDIA": ("cuda", "cuda13", "vulkan"), "AMD": ("vulkan",), "Intel": ("vulkan",)}
 _PLUGINS = {"cuda": "cuda12"}  # plug-in of an extra, where it has another name
-_VULKAN_LOADERS = (
-    "usr/lib/x86_64-linux-gnu/libvulkan.so.1",
-    "usr/lib/aarch64-linux-gnu/libvulkan.so.1",
-    "usr/lib64/libvulkan.so.1",
-    "usr/lib/libvulkan.so.1",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +54,6 @@ def _pci_vendors(root: Path) -> set[str]:
                 if (device / "class").read_text().startswith(_DISPLAY_CLASS):
                     found.add(_VENDORS.get((device / "vendor").read_text().strip(), ""))
     return found - {""}
-
-
-def has_vulkan_loader(root: Path = Path("/")) -> bool:
-    """Whether the system library that the Vulkan plug-in needs is at one of its usual places."""
-    return any((root / path).exists() for path in _VULKAN_LOADERS)
 
 
 def suggestion(accelerators: Sequence[Accelerator], installed: Sequence[str]) -> str:

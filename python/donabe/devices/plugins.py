@@ -62,15 +62,15 @@ def find_plugins(
         found: Entry points, default those of the installed distributions.
     """
     plugins: dict[str, Plugin] = {}
-    refused: list[Refused] = []
+    refused: dict[str, Refused] = {}
     for entry in sorted(entry_points(group=GROUP) if found is None else found, key=lambda item: item.name):
-        if entry.name in plugins:
+        if entry.name in plugins or entry.name in refused:
             continue  # the same distribution twice on the path: the first one counts, as for imports
         try:
             plugins[entry.name] = _checked(entry, build)
         except _BadPluginError as error:
-            refused.append(Refused(entry.name, *error.args))
-    return list(plugins.values()), refused
+            refused[entry.name] = Refused(entry.name, *error.args)
+    return list(plugins.values()), list(refused.values())
 
 
 def _checked(entry: EntryPoint, build: Mapping[str, Any]) -> Plugin:

@@ -75,6 +75,15 @@ def test_unfit_plugin_is_refused_with_the_command_that_mends_it(
     assert hint in refused.hint
 
 
+def test_a_plugin_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    unfit = [install(tmp_path / str(n), "vulkan", version="0.2.0") for n in range(2)]
+    fit = install(tmp_path / "fit", "vulkan")
+    plugins, refused = find_plugins(BUILD, [*unfit, fit])
+    assert (plugins, [item.name for item in refused]) == ([], ["vulkan"])
+    plugins, refused = find_plugins(BUILD, [fit, *unfit])
+    assert ([item.name for item in plugins], refused) == (["vulkan"], [])
+
+
 def test_library_that_points_out_of_the_package_is_refused(tmp_path: Path) -> None:
     entry = install(tmp_path / "site", "vulkan")
     library = tmp_path / "site" / "donabe_vulkan" / "lib" / "libggml-vulkan.so"

@@ -141,6 +141,8 @@ class Tuner:
 
     def _contest(self, holder: Setup, candidates: list[Setup]) -> Setup:
         """Measure the holder and its rivals in turns. Only rivals that were measured as often as it may win."""
+        if not candidates:
+            return holder
         complete: list[Setup] = []
         for n in range(N_ROUNDS):
             for setup in (holder, *candidates):

@@ -91,6 +91,12 @@ def test_what_the_machine_can_not_do_is_never_measured():
     assert all(setup.repack and setup.n_ubatch == 512 for setup in bench.measured)
 
 
+def test_a_stage_without_rivals_takes_no_time():
+    tuned, bench = tune(lambda _s, _n: 1.0, unsupported=lambda _: True)
+    assert bench.measured == [DEFAULT]
+    assert not tuned.was_cut_short
+
+
 def test_progress_never_falls_and_ends_below_or_at_one():
     fractions: list[float] = []
     tune(lambda _s, _n: 1.0, budget_s=60.0, report=lambda progress: fractions.append(progress.fraction))

@@ -65,8 +65,9 @@ def _fitted(spec: ModelSpec, options: LoadOptions) -> LoadOptions:
         return device_bytes(probe_model(spec, trial), trial)
 
     n_gpu_layers, n_cpu_moe = fit_layers(need, free, n_layer, has_experts=n_expert > 0, n_cpu_moe=options.n_cpu_moe)
-    if n_gpu_layers <= n_layer or n_cpu_moe:
-        experts = f", experts of {n_cpu_moe} layers in main memory" if n_cpu_moe else ""
+    n_moved = n_cpu_moe if options.n_cpu_moe is None else 0  # the user's own choice needs no warning
+    if n_gpu_layers <= n_layer or n_moved:
+        experts = f", experts of {n_moved} layers in main memory" if n_moved else ""
         logger.warning(
             "%s does not fit the devices: %d of %d layers there%s", spec.name, n_gpu_layers, n_layer + 1, experts
         )

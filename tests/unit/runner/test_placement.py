@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from donabe.errors import InvalidRequestError
@@ -78,6 +80,25 @@ def test_given_layers_are_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
         place(SPEC, LoadOptions(n_gpu_layers=7, main_gpu=2))
     with pytest.raises(InvalidRequestError, match="3 shares for 2 devices"):
         place(SPEC, LoadOptions(n_gpu_layers=7, tensor_split=(1.0, 1.0, 1.0)))
+
+
+def test_only_what_did_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Experts that the user keeps in main memory are his choice."""
+    free = [10 * 1000 + 50]
+    head = SimpleNamespace(n_layer=N_LAYER, n_expert=8)
+    monkeypatch.setattr(placement, "choose_devices", lambda *_: ("CUDA0",))
+    monkeypatch.setattr(placement, "probe_model", lambda *_: head)
+    monkeypatch.setattr(placement, "device_bytes", lambda _, trial: need(trial.n_gpu_layers, trial.n_cpu_moe))
+    monkeypatch.setattr(
+        placement._core,
+        "devices",
+        lambda: [SimpleNamespace(name="CUDA0", memory_free_bytes=MARGIN_BYTES + free[0])],
+    )
+    assert place(SPEC, LoadOptions(n_cpu_moe=4)).n_gpu_layers == N_LAYER + 1
+    assert not caplog.records
+    free[0] -= 1
+    assert place(SPEC, LoadOptions()).n_cpu_moe == 1
+    assert "11 of 11 layers there, experts of 1 layers in main memory" in caplog.text
 
 
 def test_cpu_takes_no_device_options() -> None:

@@ -112,6 +112,13 @@ def test_childs_error_and_death_are_told(spec: ModelSpec, home: Path, monkeypatc
         list(command._ask(request))
 
 
+def test_names_get_through_whatever_the_locale(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    spec = {"name": "m", "paths": ["/nowhere/modèle.gguf"], "details": {}}
+    with pytest.raises(RunnerError, match=r"model file modèle\.gguf does not exist"):
+        list(command._ask({"home": str(home), "spec": spec, "seconds": 2.0}))
+
+
 def test_model_is_needed_to_measure(home: Path) -> None:
     with pytest.raises(InvalidRequestError, match="a model is missing"):
         CliRunner().invoke(root, ["tune"], catch_exceptions=False, standalone_mode=False)

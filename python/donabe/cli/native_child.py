@@ -35,7 +35,7 @@ def ask_child(module: str, request: JsonObject, *, timeout_s: float) -> JsonObje
             [sys.executable, "-m", module],
             input=json.dumps(request),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=timeout_s,
             check=False,

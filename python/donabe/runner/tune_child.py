@@ -64,8 +64,8 @@ def _report(progress: Progress) -> None:
 
 
 def _send(value: dict[str, Any]) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-    sys.stdout.flush()
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _exit_with_parent() -> None:

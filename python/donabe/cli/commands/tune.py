@@ -12,12 +12,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
 from donabe.cli.base import Command, file_as_absolute
+from donabe.cli.native_child import child_environment
 from donabe.errors import InvalidRequestError, RunnerDiedError, RunnerError
 from donabe.types import JsonObject
 
@@ -98,7 +98,12 @@ def _ask(request: JsonObject) -> Iterator[JsonObject]:
     """Run the child; yields its messages. Raises RunnerError with what it reported or how it ended."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            CHILD_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=_environment(), text=True
+            CHILD_COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=child_environment(),
+            encoding="utf-8",
         )
         assert process.stdin is not None and process.stdout is not None  # asked for pipes
         is_done = False
@@ -125,10 +130,3 @@ def _ask(request: JsonObject) -> Iterator[JsonObject]:
             raise RunnerDiedError(
                 f"measuring ended early: {tail[-1] if tail else f'exit {code}'}", exit_reason=f"exit {code}"
             )
-
-
-def _environment() -> dict[str, str]:
-    """The child imports the same donabe as we do, and nothing from the current folder."""
-    root = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-    return dict(os.environ, PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1", PYTHONPATH=path)

@@ -149,7 +149,10 @@ def check_network() -> Iterator[Finding]:
     from donabe.registry.sources import options_from
     from donabe.settings import load_settings
 
-    settings = load_settings()
+    try:
+        settings = load_settings()
+    except DonabeError:
+        return  # reported with the settings and the store
     if settings.offline:
         yield Finding("ok", "network", "not asked: donabe is offline", "unset DONABE_OFFLINE to allow downloads")
         return

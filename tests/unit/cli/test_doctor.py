@@ -120,6 +120,13 @@ def test_offline_asks_nobody(
     assert index.requests == registry.requests == []
 
 
+def test_bad_setting_hides_no_other_finding(findings: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DONABE_MAX_QUEUE", "many")
+    found = findings("--network")
+    assert found["settings"][0] == found["store"][0] == "problem"
+    assert found["engine"][0] == "ok"
+
+
 # --- devices ---------------------------------------------------------------------------------------------------------
 
 

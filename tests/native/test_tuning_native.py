@@ -119,6 +119,31 @@ def test_names_get_through_whatever_the_locale(home: Path, monkeypatch: pytest.M
         list(command._ask({"home": str(home), "spec": spec, "seconds": 2.0}))
 
 
+def test_command_measures_on_the_devices_of_the_settings(
+    spec: ModelSpec, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results are found by the devices that a load sees, so a load with the same settings has to see the same."""
+    asked: list[dict[str, object]] = []
+
+    def ask(request: dict[str, object]) -> list[dict[str, object]]:
+        asked.append(request)
+        raise RunnerError("enough")
+
+    monkeypatch.setattr(command, "_ask", ask)
+    monkeypatch.setenv("DONABE_BACKEND", "cpu")
+    monkeypatch.setenv("DONABE_MAIN_GPU", "0")
+    with pytest.raises(RunnerError, match="enough"):
+        CliRunner().invoke(root, ["tune", spec.paths[0]], catch_exceptions=False, standalone_mode=False)
+    chosen = msgspec.convert(asked[0]["options"], LoadOptions)
+    assert (chosen.backend, chosen.main_gpu, chosen.n_gpu_layers) == ("cpu", 0, None)
+
+
+def test_child_takes_the_devices_it_is_told(spec: ModelSpec, home: Path) -> None:
+    request = {"home": str(home), "spec": msgspec.to_builtins(spec), "seconds": 2.0}
+    with pytest.raises(RunnerError, match="there is no device GPU9"):
+        list(command._ask({**request, "options": {"devices": ["GPU9"]}}))
+
+
 def test_model_is_needed_to_measure(home: Path) -> None:
     with pytest.raises(InvalidRequestError, match="a model is missing"):
         CliRunner().invoke(root, ["tune"], catch_exceptions=False, standalone_mode=False)

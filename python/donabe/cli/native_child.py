@@ -9,11 +9,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from donabe.errors import RunnerDiedError, RunnerError
 from donabe.types import JsonObject
+
+if TYPE_CHECKING:
+    from donabe.settings import Settings
 
 
 def child_environment() -> dict[str, str]:
@@ -21,6 +25,20 @@ def child_environment() -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
     return dict(os.environ, PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1", PYTHONPATH=path)
+
+
+def device_options(settings: Settings, stored: Mapping[str, Any]) -> JsonObject:
+    """Load options that say where a model goes, as the server would have them: the settings, and over them the model's
+    stored parameters."""
+    n_layers, main_gpu = stored.get("num_gpu"), stored.get("main_gpu")
+    return {
+        "backend": settings.backend,
+        "devices": settings.devices,
+        "n_gpu_layers": n_layers if n_layers is not None and n_layers >= 0 else settings.gpu_layers,
+        "n_cpu_moe": settings.cpu_moe,
+        "main_gpu": settings.main_gpu if main_gpu is None else main_gpu,
+        "tensor_split": settings.tensor_split,
+    }
 
 
 def ask_child(module: str, request: JsonObject, *, timeout_s: float) -> JsonObject:

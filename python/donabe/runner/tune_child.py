@@ -1,8 +1,9 @@
 """The child process of `donabe tune`: `python -m donabe.runner.tune_child`.
 
-Reads one JSON object from stdin: `home`, and `spec` (a ModelSpec) with `seconds`, or `forget` (a model's name, or null
-for all). Writes JSON lines to stdout: `{"fraction", "setup", "decode", "batch", "prefill"}` after each measurement, at
-the end `{"result": ...}` or `{"error", "hint"}`. Ends with its parent. A native abort ends this process alone.
+Reads one JSON object from stdin: `home`, and `spec` (a ModelSpec) with `options` (LoadOptions, as far as they choose
+devices) and `seconds`, or `forget` (a model's name, or null for all). Writes JSON lines to stdout: `{"fraction",
+"setup", "decode", "batch", "prefill"}` after each measurement, at the end `{"result": ...}` or `{"error", "hint"}`.
+Ends with its parent. A native abort ends this process alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 
 from donabe.engine.tuning import Progress
 from donabe.errors import DonabeError
-from donabe.runner.load import model_loader
+from donabe.runner.load import check_options, model_loader
 from donabe.runner.tune import forget, tune_model
 from donabe.types import LoadOptions, ModelSpec
 
@@ -25,6 +26,7 @@ from donabe.types import LoadOptions, ModelSpec
 class _Request(msgspec.Struct, kw_only=True):
     home: str
     spec: ModelSpec | None = None
+    options: LoadOptions = LoadOptions()
     seconds: float = 0.0
     forget: str | None = None
 
@@ -47,7 +49,8 @@ def _run(request: _Request) -> Any:
     if request.spec is None:
         return forget(Path(request.home), request.forget)
     spec = request.spec
-    options = LoadOptions(prefix_cache_home=request.home)
+    options = msgspec.structs.replace(request.options, prefix_cache_home=request.home)
+    check_options(options)
     tuned = tune_model(spec, options, model_loader(spec, options), budget_s=request.seconds, report=_report)
     return {
         "chosen": tuned.chosen,

@@ -10,13 +10,13 @@ import json
 import click
 
 from donabe.cli.base import Command, file_as_absolute
-from donabe.cli.native_child import ask_child
+from donabe.cli.native_child import ask_child, device_options
 from donabe.cli.text import format_bytes, format_table
 from donabe.types import JsonObject, LoadOptions, ModelSpec
 
 _TIMEOUT_S = 300.0
 # Stored parameters that change what is loaded; not those for which donabe would choose by itself.
-_STORED = {"num_ctx": "n_ctx_per_request", "num_batch": "n_batch", "main_gpu": "main_gpu"}
+_STORED = {"num_ctx": "n_ctx_per_request", "num_batch": "n_batch"}
 
 
 @click.command("fit", cls=Command, settings=("models", "context_length", "num_parallel", "kv_cache_type", "gpu_layers"))
@@ -54,19 +54,12 @@ def _options(spec: ModelSpec, context: int | None, parallel: int | None) -> Load
         "flash_attention": settings.flash_attention,
         "type_k": settings.kv_cache_type,
         "type_v": settings.kv_cache_type,
-        "backend": settings.backend,
-        "devices": settings.devices,
-        "n_gpu_layers": settings.gpu_layers,
-        "n_cpu_moe": settings.cpu_moe,
-        "main_gpu": settings.main_gpu,
-        "tensor_split": settings.tensor_split,
         "prefix_cache_ram_bytes": settings.prefix_cache_ram_bytes,
+        **device_options(settings, spec.parameters),
     }
     for name, field in _STORED.items():
         if spec.parameters.get(name):
             values[field] = spec.parameters[name]
-    if (n_layers := spec.parameters.get("num_gpu")) is not None and n_layers >= 0:
-        values["n_gpu_layers"] = n_layers
     if context is not None:
         values["n_ctx_per_request"] = context
     n_trained = spec.details.context_length

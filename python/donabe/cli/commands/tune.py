@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from donabe.cli.base import Command, file_as_absolute
-from donabe.cli.native_child import child_environment
+from donabe.cli.native_child import child_environment, device_options
 from donabe.errors import InvalidRequestError, RunnerDiedError, RunnerError
 from donabe.types import JsonObject
 
@@ -39,7 +39,8 @@ def tune(model: str, seconds: float, forget: bool, as_json: bool) -> None:
     from donabe.settings import load_settings
     from donabe.store.resolve import resolve_model
 
-    home = str(load_settings().home)
+    settings = load_settings()
+    home = str(settings.home)
     if not model and not forget:
         raise InvalidRequestError("a model is missing", field="model", hint="donabe list shows those you have")
     if forget:
@@ -53,7 +54,9 @@ def tune(model: str, seconds: float, forget: bool, as_json: bool) -> None:
     spec = resolve_model(model, pull=False)
     _warn_of_other_work()
     result: JsonObject = {}
-    for message in _ask({"home": home, "spec": msgspec.to_builtins(spec), "seconds": seconds}):
+    options = device_options(settings, spec.parameters)  # results are kept by the devices they were measured with
+    request = {"home": home, "spec": msgspec.to_builtins(spec), "options": options, "seconds": seconds}
+    for message in _ask(request):
         if "result" in message:
             result = message["result"]
         else:

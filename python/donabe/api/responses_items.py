@@ -6,6 +6,7 @@ anew for every request.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from donabe.errors import InvalidRequestError
 from donabe.types import JsonObject, Message, ToolCall
 
 MAX_PAGE = 100  # items of one page of a response's input
+_LIMIT = re.compile("[0-9]{1,9}")
 
 _IGNORED = frozenset({"web_search_call", "compaction"})
 
@@ -44,7 +46,7 @@ def page_of_items(items: Sequence[JsonObject], query: Mapping[str, str]) -> Json
     order, after, limit = query.get("order", "desc"), query.get("after", ""), query.get("limit", "20")
     if order not in ("asc", "desc"):
         raise InvalidRequestError("order must be asc or desc", field="order")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MAX_PAGE:
+    if not _LIMIT.fullmatch(limit) or not 1 <= int(limit) <= MAX_PAGE:
         raise InvalidRequestError(f"limit must be between 1 and {MAX_PAGE}", field="limit")
     if order == "desc":
         shown.reverse()

@@ -205,7 +205,10 @@ async def test_input_items_come_in_pages(make):
     assert (texts(rest), rest["has_more"]) == (["2", "3", "4"], False)
 
 
-@pytest.mark.parametrize("query", [{"order": "up"}, {"limit": "0"}, {"limit": "101"}, {"limit": "x"}, {"after": "no"}])
+@pytest.mark.parametrize(
+    "query",
+    [{"order": "up"}, {"after": "no"}, *({"limit": limit} for limit in ("0", "101", "x", "0000000010", "1" * 5000))],
+)
 async def test_bad_pages_of_input_items_are_refused(make, query):
     server = make()
     id = (await server.post(PATH, {"model": "C", "input": "hi"})).json()["id"]

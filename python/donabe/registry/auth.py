@@ -50,9 +50,12 @@ def token_url(challenge: Challenge, asked_url: str, *, now: float | None = None,
     """The URL to ask for a token, on the host that was asked for the model and nowhere else.
 
     Raises:
-        SourceAuthError: The realm is on another host, or leaves TLS.
+        SourceAuthError: The realm is no address, on another host, or leaves TLS.
     """
-    realm, asked = urlsplit(challenge.realm), urlsplit(asked_url)
+    try:
+        realm, asked = urlsplit(challenge.realm), urlsplit(asked_url)
+    except ValueError as error:
+        raise SourceAuthError("the registry's login challenge names a realm that is no address") from error
     if realm.netloc.lower() != asked.netloc.lower() or realm.scheme != asked.scheme:
         raise SourceAuthError(
             f'realm host "{_shown(realm.netloc)}" does not match original host "{_shown(asked.netloc)}"',

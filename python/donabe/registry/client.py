@@ -129,15 +129,16 @@ class RegistryClient:
     def _next_hop(self, url: str, location: str, n_hops: int) -> str:
         if n_hops > MAX_REDIRECTS:
             raise SourceError(f"maximum redirects exceeded ({MAX_REDIRECTS}) for directURL")
-        return self.check_target(urljoin(url, location))
+        return self.check_target(url, location)
 
-    def check_target(self, url: str) -> str:
-        """A URL the registry gave, if it may be used.
+    def check_target(self, base: str, location: str) -> str:
+        """The URL of a location the registry gave in its answer to `base`, if it may be used.
 
         Raises:
-            SourceError: It leaves HTTP or TLS, or carries credentials.
+            SourceError: It is none, leaves HTTP or TLS, or carries credentials.
         """
         try:
+            url = urljoin(base, location)
             parts = urlsplit(url)
             _ = parts.port
         except ValueError as error:

@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 from donabe.errors import DonabeError, InvalidRequestError, ModelNotFoundError, SourceError
 from donabe.registry.client import RegistryClient, read_capped
@@ -123,7 +123,7 @@ def _next_page(client: RegistryClient, response: httpx.Response) -> str:
     link = response.links.get("next", {}).get("url", "")
     if not link:
         return ""
-    target = client.check_target(urljoin(here, link))
+    target = client.check_target(here, link)
     if urlsplit(target)[:2] != urlsplit(here)[:2]:
         raise SourceError("the list of the repository's files goes on at another host")
     return target

@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode
 
 from donabe.errors import InvalidNameError, SourceError, SourceUnreachableError, StoreError
 from donabe.registry import parts as plans
@@ -176,7 +176,7 @@ class _Upload:
             "PATCH", session, headers=headers, body=self._read(part, start), follow=False
         ) as response:
             if response.status_code == 307 and "location" in response.headers:
-                target = self._client.check_target(urljoin(session, response.headers["location"]))
+                target = self._client.check_target(session, response.headers["location"])
                 after = self._session_of(response, session) if "docker-upload-location" in response.headers else session
             elif response.status_code in {200, 201, 202, 204}:
                 return self._session_of(response, session)
@@ -198,7 +198,7 @@ class _Upload:
         location = response.headers.get("docker-upload-location") or response.headers.get("location", "")
         if not location:
             raise SourceError("the registry opened an upload without an address")
-        return self._client.check_target(urljoin(url, location))
+        return self._client.check_target(url, location)
 
     async def _read(self, part: Part, start: int) -> AsyncIterator[bytes]:
         """The part's bytes from `start` on, counted as they go out; the whole part is hashed."""

@@ -43,6 +43,11 @@ def test_token_url_refuses_every_other_origin(realm: str) -> None:
         token_url(Challenge(realm), "https://h:1/v2/x")
 
 
+def test_realm_that_is_no_address_is_a_typed_error() -> None:
+    with pytest.raises(SourceAuthError, match="no address"):
+        token_url(Challenge("https://[x"), "https://h/v2/")
+
+
 def test_key_is_made_once_and_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     key = load_key(tmp_path / "home")

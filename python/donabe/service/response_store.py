@@ -146,8 +146,12 @@ class ResponseStore:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.touch(mode=0o600, exist_ok=True)  # conversations are private
         database = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=10.0)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        database.executescript(_SCHEMA)
-        (self._n_bytes,) = database.execute(f"SELECT COALESCE(SUM({_ROW_BYTES}), 0) FROM responses").fetchone()
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            database.executescript(_SCHEMA)
+            (self._n_bytes,) = database.execute(f"SELECT COALESCE(SUM({_ROW_BYTES}), 0) FROM responses").fetchone()
+        except BaseException:
+            database.close()  # the next request tries again
+            raise
         return database

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 
+import psutil
 import pytest
 
 from donabe.errors import StoreError
@@ -99,3 +100,12 @@ def test_unusable_file_is_a_clear_error(tmp_path):
     (tmp_path / "x").write_bytes(b"no database" * 100)
     with pytest.raises(StoreError, match="stored responses"):
         ResponseStore(tmp_path / "x").put(response("a"), caller="")
+
+
+def test_a_damaged_file_is_closed_again(path):
+    path.parent.mkdir()
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError) as caught:
+        ResponseStore(path).get("a", caller="")
+    assert caught.tb is not None  # what it keeps alive must not be the connection
+    assert str(path) not in {file.path for file in psutil.Process().open_files()}

@@ -21,6 +21,17 @@ from donabe.types import Constraint, Message, Tool, ToolCall, ToolChoice
 
 _OPTION_FIELDS = ("temperature", "top_p", "top_k")
 _HARMLESS = ("metadata", "service_tier", "cache_control", "betas", "speed", "inference_geo")
+_BLOCK_FIELDS = {
+    "text": ("text", "citations"),
+    "search_result": ("text", "content", "source", "title", "citations"),
+    "document": ("title",),
+    "tool_use": ("id", "name", "input", "caller"),
+    "server_tool_use": ("id", "name", "input", "caller"),
+    "tool_result": ("tool_use_id", "is_error"),
+    "web_search_tool_result": ("tool_use_id", "content", "is_error", "caller"),
+    "thinking": ("thinking", "signature"),
+    "redacted_thinking": ("data",),
+}
 _EFFORTS: dict[str, Think] = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "max"}
 
 # Coding agents put a line that differs in every request in front of their system prompt; it says nothing to a model and
@@ -52,7 +63,9 @@ def decode_messages_request(body: bytes, *, is_counting: bool = False) -> Anthro
     items = fields.array("messages", "[]anthropic.MessageParam")
     if not items:
         raise InvalidRequestError("messages is required", field="messages")
-    messages, warnings = _conversation(fields.take("system"), fields.items("messages", items))
+    system = fields.take("system")
+    messages, warnings = _conversation(system, fields.items("messages", items))
+    _report_blocks(fields, "system", system)
     tools = _tools(fields.items("tools", fields.array("tools", "[]anthropic.Tool")))
     choice = _tool_choice(fields.inner("tool_choice"), tools)
     is_streamed = fields.boolean("stream")
@@ -104,7 +117,9 @@ def _conversation(system: object, items: list[Fields]) -> tuple[tuple[Message, .
         messages.append(Message(role="system", content=text))
     for fields in items:
         reader = _BlockReader(fields.string("role").lower(), names)
-        reader.read(fields.take("content"))
+        content = fields.take("content")
+        reader.read(content)
+        _report_blocks(fields, "content", content)
         messages += reader.messages()
         warnings += reader.warnings
     return tuple(messages), tuple(dict.fromkeys(warnings))
@@ -217,6 +232,17 @@ class _BlockReader:
                 )
             )
         return [*self._results, *own] if self._role == "user" else [*own, *self._results]
+
+
+def _report_blocks(fields: Fields, name: str, blocks: object) -> None:
+    """Report what the reader did not look at in the blocks it read, as fields that are not known."""
+    for block in blocks if isinstance(blocks, list) else ():
+        inner, kind = fields.items(name, [block])[0], block.get("type")
+        if kind == "tool_result":
+            _report_blocks(inner, "content", inner.take("content"))
+        elif kind in ("image", "document") and (source := inner.inner("source")) is not None:
+            source.ignore("type", "media_type", "data")
+        inner.ignore("type", "cache_control", *_BLOCK_FIELDS.get(kind, ()))
 
 
 def _text_of(block: dict[str, Any]) -> str:

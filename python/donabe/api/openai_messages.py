@@ -20,6 +20,10 @@ _GO_KINDS = {"null": "<nil>", "number": "float64", "bool": "bool", "object": "ma
 
 # What clients send back of an earlier answer, and hints for caches that are automatic here.
 _HARMLESS = ("annotations", "refusal", "cache_control", "reasoning_details")
+_PART_FIELDS = (
+    *("type", "text", "refusal", "image_url", "input_audio", "detail"),
+    *("annotations", "logprobs", "cache_control"),
+)
 
 EFFORTS: dict[str, Think] = {
     "": None,
@@ -56,6 +60,7 @@ def _decode_message(fields: Fields, names: dict[str, str]) -> Message:
     if content is None and not calls and role != "assistant":
         raise InvalidRequestError("invalid message content type: <nil>", field="messages.content")
     text, images = decode_content(content)
+    report_parts(fields, "content", content)
     tool_call_id = fields.string("tool_call_id")
     is_result = role in ("tool", "function")
     name = fields.string("name") if is_result else ""  # elsewhere no template has a place for it
@@ -103,6 +108,16 @@ def decode_content(content: object) -> tuple[str, tuple[bytes, ...]]:
                 "invalid message format", field="messages.content.type", hint=f"parts of type {kind!r} are not known"
             )
     return "\n".join(texts), tuple(images)
+
+
+def report_parts(fields: Fields, name: str, content: object) -> None:
+    """Report what `decode_content` did not look at in the parts of a message, as fields that are not known."""
+    for part in content if isinstance(content, list) else ():
+        inner = fields.items(name, [part])[0]
+        inner.ignore(*_PART_FIELDS)
+        for nested in ("image_url", "input_audio"):
+            if isinstance(part.get(nested), dict):
+                fields.items(f"{name}.{nested}", [part[nested]])[0].ignore("url", "detail", "data", "format")
 
 
 def _decode_image(value: object) -> bytes:

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from donabe.api.openai_messages import check_arguments, decode_content
+from donabe.api.body import Fields
+from donabe.api.openai_messages import check_arguments, decode_content, report_parts
 from donabe.errors import InvalidRequestError
 from donabe.types import JsonObject, Message, ToolCall
 
@@ -20,6 +21,10 @@ MAX_PAGE = 100  # items of one page of a response's input
 _LIMIT = re.compile("[0-9]{1,9}")
 
 _IGNORED = frozenset({"web_search_call", "compaction"})
+_ITEM_FIELDS = (
+    *("type", "id", "status", "role", "content", "call_id", "name", "arguments", "input", "output"),
+    *("summary", "encrypted_content", "phase"),
+)
 
 
 def input_items(value: object) -> list[JsonObject]:
@@ -33,7 +38,22 @@ def input_items(value: object) -> list[JsonObject]:
     for index, item in enumerate(value):
         if not isinstance(item, dict):
             raise InvalidRequestError(f"input[{index}]: an item must be an object", field="input")
+        if not isinstance(item.get("type") or "", str):
+            raise InvalidRequestError(f"input[{index}]: an item's type must be a string", field="input")
     return value
+
+
+def report_items(fields: Fields, items: Sequence[JsonObject]) -> None:
+    """Report what nothing here looks at in the items of a request and their parts, as fields that are not known."""
+    for item in items:
+        if item.get("type") in _IGNORED:
+            continue
+        inner = fields.items("input", [item])[0]
+        inner.ignore(*_ITEM_FIELDS)
+        for name in ("content", "output"):
+            parts = item.get(name)
+            if isinstance(parts, list):
+                report_parts(inner, name, [part for part in parts if isinstance(part, dict)])
 
 
 def page_of_items(items: Sequence[JsonObject], query: Mapping[str, str]) -> JsonObject:

@@ -10,7 +10,7 @@ from donabe.api.durations import parse_keep_alive
 from donabe.api.native import unknown_fields
 from donabe.api.openai_messages import decode_effort, decode_function, decode_tool_choice
 from donabe.api.openai_requests import DEFAULT_OPTIONS
-from donabe.api.responses_items import input_items
+from donabe.api.responses_items import input_items, report_items
 from donabe.errors import InvalidRequestError
 from donabe.service.calls import ChatCall
 from donabe.service.parameters import check
@@ -54,6 +54,7 @@ def decode_responses(body: bytes) -> ResponsesRequest:
         if fields.take(name) is not None:
             raise InvalidRequestError(f"{name} is not supported", field=name, hint="use previous_response_id")
     items = input_items(fields.take("input"))
+    report_items(fields, items)
     raw_tools = fields.array("tools", "[]responses.Tool")
     tools, warnings = _tools(fields.items("tools", raw_tools))
     raw_choice = fields.take("tool_choice")
@@ -61,7 +62,12 @@ def decode_responses(body: bytes) -> ResponsesRequest:
     choice = decode_tool_choice(raw_choice, tools, parallel=parallel)
     options, top_logprobs = _options(fields)
     text_format, constraint = _text_format(fields)
-    reasoning = fields.take("reasoning")
+    raw_reasoning = fields.take("reasoning")
+    effort = None
+    if raw_reasoning is not None:
+        reasoning = fields.items("reasoning", [raw_reasoning])[0]
+        effort = reasoning.take("effort")
+        reasoning.ignore("summary", "generate_summary")
     truncation = fields.string("truncation") or "disabled"
     if truncation not in ("auto", "disabled"):
         raise InvalidRequestError("truncation must be auto or disabled", field="truncation")
@@ -79,7 +85,7 @@ def decode_responses(body: bytes) -> ResponsesRequest:
         tool_choice=choice,
         force_tools=choice.mode == "required",
         constraint=constraint,
-        think=decode_effort(reasoning.get("effort")) if isinstance(reasoning, dict) else None,
+        think=decode_effort(effort),
         truncate=truncation == "auto",
         context_shift=False,
         logprobs=bool(top_logprobs) or _LOGPROBS in include,
@@ -101,7 +107,7 @@ def decode_responses(body: bytes) -> ResponsesRequest:
         "presence_penalty": options.get("presence_penalty", 0),
         "frequency_penalty": options.get("frequency_penalty", 0),
         "top_logprobs": top_logprobs,
-        "reasoning": reasoning,
+        "reasoning": raw_reasoning,
         "max_output_tokens": options.get("num_predict"),
         "max_tool_calls": max_tool_calls,
         "store": is_stored,

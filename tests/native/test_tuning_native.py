@@ -15,6 +15,7 @@ from donabe.cli.app import root
 from donabe.cli.commands import tune as command
 from donabe.engine.tuned import TunedFiles, machine_and_model
 from donabe.engine.tuning import Measurement, Setup, Speed, Tuned
+from donabe.engine.tuning_bench import NativeBench
 from donabe.errors import InvalidRequestError, RunnerDiedError, RunnerError
 from donabe.runner.load import load_model, model_loader
 from donabe.runner.tune import tune_model
@@ -142,6 +143,18 @@ def test_child_takes_the_devices_it_is_told(spec: ModelSpec, home: Path) -> None
     request = {"home": str(home), "spec": msgspec.to_builtins(spec), "seconds": 2.0}
     with pytest.raises(RunnerError, match="there is no device GPU9"):
         list(command._ask({**request, "options": {"devices": ["GPU9"]}}))
+
+
+def test_model_with_few_positions_is_measured_within_them(tiny_model: TinyModel) -> None:
+    bench = NativeBench(
+        _core,
+        lambda repack: _core.Model([tiny_model("gpt2")], _core.ModelParams(use_extra_bufts=repack)),
+        can_repack=False,
+    )
+    try:
+        assert bench.measure(Setup(n_threads=1)).decode > 0
+    finally:
+        bench.close()
 
 
 def test_model_is_needed_to_measure(home: Path) -> None:

@@ -90,10 +90,14 @@ class NativeBench:
             self._automatic_attention = context.flash_attention
         return context
 
+    def _model(self) -> Model:
+        return next(iter(self._models.values()))
+
     def _size(self, context: Context) -> None:
         seconds = self._prefill(context, 0, MIN_PROMPT)
         wanted = int(MIN_PROMPT * PART_S / seconds)
-        self._n_prompt = max(MIN_PROMPT, min(MAX_PROMPT, wanted // 128 * 128))
+        most = min(MAX_PROMPT, self._model().n_ctx_train - 2 * MAX_STEPS)  # some models have no further positions
+        self._n_prompt = max(MIN_PROMPT, min(most, wanted // 128 * 128))
         self._is_sized = True
 
     def _prefill(self, context: Context, seq_id: int, n_tokens: int) -> float:
@@ -116,7 +120,7 @@ class NativeBench:
         return sorted(times)[len(times) // 4]
 
     def _tokens(self, context: Context, n_tokens: int, seed: int) -> np.ndarray[Any, np.dtype[np.int32]]:
-        n_vocab = next(iter(self._models.values())).vocab.n_tokens
+        n_vocab = self._model().vocab.n_tokens
         return np.random.default_rng(seed).integers(n_vocab // 4, n_vocab // 2, n_tokens).astype(np.int32)
 
 

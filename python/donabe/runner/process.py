@@ -60,7 +60,10 @@ class ChildProcess:
 
     @classmethod
     async def _spawn(cls, command: Sequence[str]) -> ChildProcess:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:  # no file descriptors left
+            raise RunnerStartError(f"can't start a runner process: {error.strerror or error}") from error
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -13,7 +14,9 @@ import psutil
 import pytest
 from tests.fakes.runner import make_spec
 
+from donabe.errors import RunnerStartError
 from donabe.runner.client import RunnerProcess
+from donabe.runner.process import ChildProcess
 from donabe.runner.spare import SpareRunner
 from donabe.types import LoadOptions
 
@@ -83,6 +86,15 @@ async def test_spare_that_can_not_start_is_no_error() -> None:
     await asyncio.sleep(0.01)
     assert spare.take() is None
     await spare.close()
+
+
+async def test_process_without_file_descriptors_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("donabe.runner.process.socket.socketpair", exhausted)
+    with pytest.raises(RunnerStartError, match="can't start a runner process: Too many open files"):
+        await ChildProcess.spawn()
 
 
 @pytest.mark.parametrize("n_turns", range(1, 9))

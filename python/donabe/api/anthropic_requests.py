@@ -6,6 +6,7 @@ the user's text. System text stays where it was, so that an agent's growing conv
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from donabe.types import Constraint, Message, Tool, ToolCall, ToolChoice
 
 _OPTION_FIELDS = ("temperature", "top_p", "top_k")
 _HARMLESS = ("metadata", "service_tier", "cache_control", "betas", "speed", "inference_geo")
+_RESULT_KINDS = ("text", "image", "document", "search_result")
 _BLOCK_FIELDS = {
     "text": ("text", "citations"),
     "search_result": ("text", "content", "source", "title", "citations"),
@@ -142,8 +144,9 @@ def _system_text(system: object) -> str:
 class _BlockReader:
     """Gathers the blocks of one message."""
 
-    def __init__(self, role: str, names: dict[str, str]) -> None:
+    def __init__(self, role: str, names: dict[str, str], *, kinds: Container[object] | None = None) -> None:
         self._role = role
+        self._kinds = kinds  # that may be here; None = all that are known
         self._names = names
         self._texts: list[str] = []
         self._images: list[bytes] = []
@@ -171,6 +174,10 @@ class _BlockReader:
 
     def _read_block(self, block: dict[str, Any]) -> None:
         kind = block.get("type")
+        if self._kinds is not None and kind not in self._kinds:
+            raise InvalidRequestError(
+                f"a tool's result can't hold blocks of type {kind!r}", field="messages.content.content.type"
+            )
         if kind in ("text", "search_result"):
             self._texts.append(_text_of(block))
         elif kind == "image":
@@ -207,7 +214,7 @@ class _BlockReader:
             raise InvalidRequestError(
                 "tool_result block missing required 'tool_use_id' field", field="messages.content"
             )
-        inner = _BlockReader("tool", {})
+        inner = _BlockReader("tool", {}, kinds=_RESULT_KINDS)
         if (isinstance(content, list) and block.get("type") == "tool_result") or isinstance(content, str):
             inner.read(content)
         elif content is not None:  # results of searches the server of another product made

@@ -23,6 +23,11 @@ T = TypeVar("T")
 _decode = msgspec.json.Decoder().decode
 
 
+def too_deep() -> InvalidRequestError:
+    """The error for a value that is nested too deeply to be read."""
+    return InvalidRequestError("exceeded max depth", hint="nest fewer arrays and objects")
+
+
 def parse_json(body: bytes, *, when_empty: str = "missing request body") -> Any:
     """The first JSON value of a body.
 
@@ -34,7 +39,7 @@ def parse_json(body: bytes, *, when_empty: str = "missing request body") -> Any:
     except msgspec.DecodeError:
         pass
     except RecursionError:
-        raise InvalidRequestError("exceeded max depth", hint="nest fewer arrays and objects") from None
+        raise too_deep() from None
     return _parse_slowly(body, when_empty)
 
 
@@ -53,7 +58,7 @@ def _parse_slowly(body: bytes, when_empty: str) -> Any:
             f"invalid character '{character}' at offset {error.pos}: {error.msg}", hint="send one JSON object"
         ) from None
     except RecursionError:
-        raise InvalidRequestError("exceeded max depth", hint="nest fewer arrays and objects") from None
+        raise too_deep() from None
     return value
 
 

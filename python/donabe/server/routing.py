@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from donabe.api.anthropic_replies import ANTHROPIC_ERRORS
+from donabe.api.body import too_deep
 from donabe.api.dialect import ErrorStyle
 from donabe.api.native_replies import NATIVE_ERRORS
 from donabe.api.openai_replies import OPENAI_ERRORS
@@ -79,6 +80,8 @@ class RouteTable:
                 response = Response(status_code=CLIENT_CLOSED_REQUEST)
             except HTTPException:  # a path that only looked like this route's
                 raise
+            except RecursionError:  # parsing went through, reading did not
+                response = error_response(request, too_deep())
             except Exception as error:
                 response = error_response(request, error)
             finally:

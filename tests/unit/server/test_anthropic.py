@@ -275,3 +275,21 @@ async def test_forced_tool_on_a_model_without_tools():
     reply = (await server.post(PATH, body(tools=[TOOL], tool_choice={"type": "tool", "name": "add"}))).json()
     assert reply["content"][0]["input"] == {"a": 2}
     assert reply["stop_reason"] == "tool_use"
+
+
+@pytest.mark.parametrize("kind", ["tool_use", "tool_result", "thinking"])
+async def test_blocks_that_no_result_holds_are_refused(server, kind):
+    inner = {"type": kind, "id": "b", "name": "add", "tool_use_id": "b", "thinking": "hm"}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": [inner]}
+    response = await server.post(PATH, body(messages=[{"role": "user", "content": [result]}]))
+    assert response.status_code == 400
+    assert kind in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("depth", range(200, 500, 50))
+async def test_nesting_of_any_depth_is_no_error_of_the_server(server, depth):
+    opening = b'{"type":"search_result","content":['
+    content = opening * depth + b'{"type":"text","text":"a"}' + b"]}" * depth
+    request = b'{"model":"C","max_tokens":5,"messages":[{"role":"user","content":[' + content + b"]}]}"
+    response = await server.client.post(PATH, content=request)
+    assert (response.status_code, "max depth" in response.text) in ((200, False), (400, True))

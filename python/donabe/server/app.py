@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -103,15 +103,15 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        if collaborators.spare is not None:
-            collaborators.spare.begin()
-        yield
-        await pool.close(drain_s=RELEASE_S)
-        if collaborators.spare is not None:
-            await collaborators.spare.close()
-        if collaborators.tracing is not None:
-            await collaborators.tracing.close()
-        responses.close()
+        async with AsyncExitStack() as stack:  # each is closed, whatever becomes of the others; last one first
+            stack.callback(responses.close)
+            if collaborators.tracing is not None:
+                stack.push_async_callback(collaborators.tracing.close)
+            if collaborators.spare is not None:
+                stack.push_async_callback(collaborators.spare.close)
+                collaborators.spare.begin()
+            stack.push_async_callback(pool.close, drain_s=RELEASE_S)
+            yield
 
     app = FastAPI(
         title="donabe",

@@ -14,6 +14,7 @@ from tests.fakes.server import make_server
 from donabe.errors import SettingsError
 from donabe.server.listening import open_socket
 from donabe.server.wiring import real_collaborators
+from donabe.service.response_store import ResponseStore
 from donabe.settings import load_settings
 
 
@@ -43,3 +44,17 @@ def test_server_answers_and_stops():
 def test_setting_decides_about_the_spare_runner(tmp_path: Path, is_wanted: bool):
     settings = load_settings({"spare_runner": is_wanted}, environ={"DONABE_HOME": str(tmp_path)})
     assert (real_collaborators(settings).spare is not None) is is_wanted
+
+
+async def test_the_rest_is_closed_when_the_pool_fails_to(monkeypatch):
+    app, closed = make_server().app, []
+    monkeypatch.setattr(ResponseStore, "close", lambda _self: closed.append("responses"))
+
+    async def fail(**_options):
+        raise OSError("no")
+
+    monkeypatch.setattr(app.state.pool, "close", fail)
+    with pytest.raises(OSError, match="no"):
+        async with app.router.lifespan_context(app):
+            pass
+    assert closed == ["responses"]

@@ -18,6 +18,7 @@ from tests.fakes.registry_gguf import FLOAT32, FakeGguf, FakeTensor, Value, text
 
 TOOLS = Path(__file__).resolve().parents[2] / "build" / "dev-tools"
 STDEV = "0.3"  # of the weights: with the generator's own, attention moves logits by less than a test would notice
+SEED = "7"  # the program picks another at every start by itself
 HOW = "build the test programs: cmake --preset dev && cmake --build --preset dev (DONABE_DEV_TOOLS=ON)"
 
 
@@ -41,8 +42,12 @@ def tiny_model() -> Callable[[str], str]:
     given = os.environ.get("DONABE_TINY_MODELS")
     program = TOOLS / "donabe-tiny-models"
     if given is None and not program.exists():
-        pytest.fail(f"{program} is missing; {HOW}, or point DONABE_TINY_MODELS at its output (-d {STDEV} -o FOLDER)")
-    folder = Path(given) if given else cache_dir() / f"{hashlib.sha256(program.read_bytes()).hexdigest()[:16]}-{STDEV}"
+        pytest.fail(f"{program} is missing; {HOW}, or let DONABE_TINY_MODELS name a folder with its output")
+    if given is None:
+        build = hashlib.sha256(program.read_bytes()).hexdigest()[:16]
+        folder = cache_dir() / f"{build}-{STDEV}-{SEED}"
+    else:
+        folder = Path(given)
     folder.mkdir(parents=True, exist_ok=True)
 
     def find(architecture: str) -> Path | None:
@@ -55,7 +60,7 @@ def tiny_model() -> Callable[[str], str]:
     def get(architecture: str) -> str:
         path = find(architecture)
         if path is None and given is None:
-            command = [str(program), "-a", architecture, "-d", STDEV, "-o", str(folder)]
+            command = [str(program), "-a", architecture, "-d", STDEV, "-s", SEED, "-o", str(folder)]
             subprocess.run(command, check=True, capture_output=True, timeout=60)
             path = find(architecture)
         if path is None:

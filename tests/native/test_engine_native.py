@@ -30,7 +30,8 @@ KINDS = {
 }
 # With these models a wrong prefix shows as 0.09 or more. The sparse attention of the opaque one picks other cells at
 # near ties.
-TOLERANCE = {kind: 5e-5 for kind in KINDS} | {"opaque": 5e-3}
+# Batches of other shapes add in another order: up to 1e-4 was seen over several seeds. A lost cell moves far more.
+TOLERANCE = {kind: 3e-4 for kind in KINDS} | {"opaque": 5e-3}
 SHARING = [kind for kind in KINDS if kind != "opaque"]
 
 

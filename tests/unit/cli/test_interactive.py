@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ def model(server: FakeServer) -> FakeServer:
 def start(model: FakeServer, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     children = []
 
-    def start(*args: str) -> Any:
+    def start(*args: str, preexec_fn: Callable[[], Any] | None = None) -> Any:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("DONABE_", "OLLAMA_"))}
         env |= {"DONABE_HOST": model.host, "DONABE_HOME": str(tmp_path), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
         child = pexpect.spawn(
@@ -42,6 +43,7 @@ def start(model: FakeServer, tmp_path: Path) -> Iterator[Callable[..., Any]]:
             timeout=20,
             encoding="utf-8",
             dimensions=(40, 90),
+            preexec_fn=preexec_fn,
         )
         children.append(child)
         child.expect(">>> ")
@@ -94,10 +96,13 @@ def test_pasted_lines_are_text_even_if_they_look_like_commands(model: FakeServer
     assert last_chat(model)[0]["content"] == "/bye\nsecond"
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(model: FakeServer, start: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN])
+def test_ctrl_c_stops_the_answer_and_not_the_program(
+    model: FakeServer, start: Callable[..., Any], inherited: signal.Handlers
+) -> None:
     model.reply("POST", "/api/chat", said("endless text")[:1], hold=True)
     model.reply("POST", "/api/chat", said("next answer"))
-    child = start()
+    child = start(preexec_fn=lambda: signal.signal(signal.SIGINT, inherited))
     child.send("one\r")
     child.expect("endless text")
     child.sendintr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 def run_interactive(client: Client, options: RunOptions, facts: ModelFacts) -> None:
     """Talk until /bye or Ctrl-D. Ctrl-C stops an answer; a failed request is reported and the session goes on."""
+    # A shell starts background jobs with Ctrl-C ignored, and children inherit that; a session at a terminal wants it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     session = Session(client, options, facts)
     session.load()
     _print_stored_messages(facts)

@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -189,7 +189,7 @@ async def _reply(target: Target, path: str, body: dict[str, Any]) -> AsyncIterat
                 raise kind(f"{target.name}: {path}: {status} {text[:300]}")
             yield lines
         finally:
-            writer.close()
+            await close(writer)
 
 
 async def open_request(base_url: str, path: str, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -199,6 +199,13 @@ async def open_request(base_url: str, path: str, body: bytes) -> tuple[asyncio.S
     head = f"{'POST' if body else 'GET'} {path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
     return reader, writer
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    """End the connection before the loop can: a transport that is only told to close outlives a short one."""
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 async def read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:

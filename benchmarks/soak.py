@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from benchmarks.load import BenchmarkError, Target, complete, open_request, read_chunks, read_head
+from benchmarks.load import BenchmarkError, Target, close, complete, open_request, read_chunks, read_head
 from benchmarks.measure import read_counters
 from benchmarks.model import benchmark_model
 from benchmarks.peers.base import Setup, end_servers_when_terminated
@@ -133,7 +133,7 @@ async def _ask(target: Target, prompt: str, max_tokens: int, outcome: Outcome) -
             return f"failed in-band: {event['error']}"
         return "answered" if event.get("done") else "failed: no final event"
     finally:
-        writer.close()
+        await close(writer)
 
 
 async def drive(target: Target, n_streams: int, seconds: float, seed: int) -> Outcome:

@@ -347,6 +347,11 @@ class ModelPool:
         ]
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a request holds a model or waits for one."""
+        return self._n_waiting > 0 or any(resident.n_leases for resident in self._residents.values())
+
+    @property
     def n_waiting(self) -> int:
         return self._n_waiting
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from donabe.errors import RunnerStartError
 from donabe.runner.process import CHILD_COMMAND, ChildProcess
 
 logger = logging.getLogger("donabe.runner")
 
-# After a spare was taken: the load and the first answer come first, the machine may have few cores.
+# Starting an interpreter takes about a second of one core: running answers come first, the machine may have few cores.
 REFILL_DELAY_S = 3.0
 
 
@@ -25,10 +25,18 @@ class SpareRunner:
 
     Args:
         command: The program to run; `--fd N` is appended.
-        refill_delay_s: From taking the spare until the next one is started.
+        refill_delay_s: From taking the spare until the next one is started, and until looking again when busy.
+        is_busy: Whether answers are running, which the start would slow down.
     """
 
-    def __init__(self, command: Sequence[str] = CHILD_COMMAND, *, refill_delay_s: float = REFILL_DELAY_S) -> None:
+    def __init__(
+        self,
+        command: Sequence[str] = CHILD_COMMAND,
+        *,
+        refill_delay_s: float = REFILL_DELAY_S,
+        is_busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.is_busy = is_busy
         self._command = command
         self._refill_delay_s = refill_delay_s
         self._child: ChildProcess | None = None
@@ -67,6 +75,8 @@ class SpareRunner:
 
     async def _fill(self, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
+        while self.is_busy():  # noqa: ASYNC110  a start that waits a few seconds more harms nobody; an event per lease would
+            await asyncio.sleep(self._refill_delay_s)
         with contextlib.suppress(RunnerStartError):  # whoever needs a runner tries again, and says why it fails
             self._child = await ChildProcess.spawn(self._command)
 

@@ -109,6 +109,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
                 stack.push_async_callback(collaborators.tracing.close)
             if collaborators.spare is not None:
                 stack.push_async_callback(collaborators.spare.close)
+                collaborators.spare.is_busy = lambda: pool.is_busy
                 collaborators.spare.begin()
             stack.push_async_callback(pool.close, drain_s=RELEASE_S)
             yield

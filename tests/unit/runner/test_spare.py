@@ -68,6 +68,15 @@ async def test_taken_spare_is_replaced() -> None:
     assert not psutil.pid_exists(second)
 
 
+async def test_spare_is_not_started_beside_running_answers() -> None:
+    answers = [True, True, False]
+    spare = SpareRunner(COMMAND, refill_delay_s=0.0, is_busy=lambda: answers.pop(0))
+    spare.begin()
+    await ready(spare)
+    assert answers == []  # asked until nothing ran
+    await spare.close()
+
+
 async def test_dead_spare_is_not_handed_out(spare: SpareRunner) -> None:
     spare.begin()
     os.kill(await ready(spare), signal.SIGKILL)

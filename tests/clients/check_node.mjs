@@ -122,7 +122,8 @@ for (const [client, provider] of [
   ["npm ai, OpenAI-compatible provider", vercelOpenAI],
 ]) {
   // The Ollama provider sends maxOutputTokens as a field that /api/chat does not have, and would talk on without its own.
-  const short = { maxRetries: 0, temperature: 0, maxOutputTokens: 24, providerOptions: { ollama: { options } } };
+  const limits = { ollama: { options: { temperature: 0, num_predict: 64 } } };
+  const short = { maxRetries: 0, temperature: 0, maxOutputTokens: 64, providerOptions: limits };
   await feature(client, "chat", "chat", async () =>
     check((await generateText({ model: provider(chat), prompt: question, ...short })).text));
   await feature(client, "chat, streamed", "chat", async () => {

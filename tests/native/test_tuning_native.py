@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from donabe.engine.tuning import Measurement, Setup, Speed, Tuned
 from donabe.engine.tuning_bench import NativeBench
 from donabe.errors import InvalidRequestError, RunnerDiedError, RunnerError
 from donabe.runner.load import load_model, model_loader
+from donabe.runner.memory_plan import plan_load
 from donabe.runner.tune import tune_model
 from donabe.store.resolve import resolve_model
 from donabe.types import LoadOptions, ModelSpec
@@ -81,6 +85,61 @@ def test_load_uses_the_result_unless_told_otherwise(spec: ModelSpec, home: Path)
     assert n_ubatch_of_load(spec, options(home, n_ubatch=32)) == 32
 
 
+def test_plan_uses_the_result_as_a_load_does(spec: ModelSpec, home: Path) -> None:
+    def compute_bytes(**given: object) -> int:
+        plan = plan_load(spec, options(home, **given), process_bytes=0)
+        return sum(device.compute_bytes for device in plan.devices)
+
+    plain = compute_bytes()
+    store(home, spec, Setup(n_threads=1, n_ubatch=64, flash_attention=False, repack=False))
+    tuned = compute_bytes()
+    assert tuned < plain / 2
+    loaded = load_model(spec, options(home))
+    try:
+        assert loaded._engine is not None
+        real = sum(row[3] for row in loaded._engine.memory_breakdown())
+    finally:
+        loaded.close()
+    assert tuned == pytest.approx(real, rel=0.02)
+    assert compute_bytes(auto_tune="off") == plain
+    assert compute_bytes(n_ubatch=512, flash_attention=True) == plain
+
+
+def test_layers_are_counted_with_the_result(spec: ModelSpec, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many layers fit on a device depends on the micro-batch and on flash attention."""
+    counted: list[tuple[int | None, bool | None, bool]] = []
+
+    def count(_spec: ModelSpec, given: LoadOptions, *, repack: bool) -> LoadOptions:
+        counted.append((given.n_ubatch, given.flash_attention, repack))
+        return given
+
+    for module in ("load", "memory_plan"):
+        monkeypatch.setattr(f"donabe.runner.{module}.count_layers", count)
+    store(home, spec, Setup(n_threads=1, n_ubatch=64, flash_attention=False, repack=False))
+    load_model(spec, options(home)).close()
+    plan_load(spec, options(home))
+    assert counted == [(64, False, False)] * 2
+
+
+def test_plan_never_measures(spec: ModelSpec, home: Path) -> None:
+    plan_load(spec, options(home, auto_tune="on"), process_bytes=0)
+    assert not (home / "tuning").exists()
+
+
+def test_results_are_kept_by_the_processors_a_process_may_use(spec: ModelSpec) -> None:
+    one = min(os.sched_getaffinity(0))
+    script = f"""
+import os
+os.sched_setaffinity(0, [{one}])
+from donabe import _core
+from donabe.engine.tuned import machine_and_model
+print(machine_and_model(_core, {spec.paths!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True, timeout=60)
+    is_same = done.stdout.strip() == machine_and_model(_core, spec.paths)
+    assert is_same == (len(os.sched_getaffinity(0)) == 1)
+
+
 def test_only_auto_tune_on_measures_unasked(spec: ModelSpec, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("donabe.runner.tune.AT_LOAD_S", 2.0)
     monkeypatch.setattr("donabe.runner.tune._is_busy", lambda: False)
@@ -108,7 +167,7 @@ def test_childs_error_and_death_are_told(spec: ModelSpec, home: Path, monkeypatc
     request = {"home": str(home), "spec": msgspec.to_builtins(spec), "seconds": 0.5}
     with pytest.raises(RunnerError, match="seconds must be between"):
         list(command._ask(request))
-    monkeypatch.setattr(command, "CHILD_COMMAND", (command.sys.executable, "-c", "raise SystemExit('no luck')"))
+    monkeypatch.setattr(command, "CHILD_COMMAND", (command.python_command(), "-c", "raise SystemExit('no luck')"))
     with pytest.raises(RunnerDiedError, match="no luck"):
         list(command._ask(request))
 

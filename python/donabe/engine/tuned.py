@@ -1,6 +1,7 @@
 """Tuning results on disk: one small file per machine and model under the home folder, written whole or not at all.
 
-The machine counts by its processors, devices and this build; another machine that shares the folder has its own files.
+The machine counts by the processors this process may use, its devices and this build; another machine that shares the
+folder has its own files.
 A file that can't be read is as good as none.
 """
 
@@ -31,13 +32,21 @@ def machine_and_model(native: Any, paths: Sequence[str]) -> str:
     parts = [
         platform.machine(),
         platform.system(),
-        str(os.cpu_count()),
+        str(n_usable_threads()),
         str(native.n_physical_cores()),
         *(f"{device.name} {device.description} {device.memory_total_bytes}" for device in native.devices()),
         *(str(build[name]) for name in ("build_id", "ggml_version", "cpu_variant")),
         *(file_digest(path) for path in paths),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def n_usable_threads() -> int:
+    """Hardware threads this process may use: a container or a mask may leave it fewer than the machine has."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1
 
 
 class TunedFiles:

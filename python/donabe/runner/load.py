@@ -62,8 +62,9 @@ _RANGES: dict[str, tuple[float, float]] = {
 class Loaded:
     """A loaded model with its engine made; implements `donabe.runner.core.LoadedModel`."""
 
-    def __init__(self, model: _core.Model, spec: ModelSpec, options: LoadOptions, setup: Setup | None = None) -> None:
-        options, embedding_options = with_setup(options, setup)
+    def __init__(
+        self, model: _core.Model, spec: ModelSpec, options: LoadOptions, embedding_options: LoadOptions
+    ) -> None:
         self._model = model
         self._spec = spec
         self._n_parallel = options.n_parallel or N_PARALLEL
@@ -174,21 +175,28 @@ def load_model(spec: ModelSpec, options: LoadOptions, report: ReportProgress | N
             name = os.path.basename(path)
             raise ModelFileError(f"model file {name} does not exist", path=name, hint="pull the model again")
     _core.set_log_level(_INFO_LEVEL)
-    options = place(spec, options)
+    options = name_devices(options)  # before the tuned settings, which are kept by device
     setup = tuned_setup(spec, options, model_loader(spec, options), report)
+    tuned, repack = with_setup(options, setup)
+    # of what was tuned for generation only threads count for embeddings: a micro-batch bounds their inputs
+    embedding_options = msgspec.structs.replace(options, n_threads=tuned.n_threads)
+    tuned = count_layers(spec, tuned, repack=repack)
     progress = _core.LoadProgress()
     with _reporting(progress, report):
-        params = model_params(options, repack=setup is None or setup.repack)
-        model = _core.Model(list(spec.paths), params, progress)
+        model = _core.Model(list(spec.paths), model_params(tuned, repack=repack), progress)
     if report is not None:
         report(1.0, "context")
-    return Loaded(model, spec, options, setup)
+    return Loaded(model, spec, tuned, embedding_options)
 
 
 def model_loader(spec: ModelSpec, options: LoadOptions) -> Callable[[bool], _core.Model]:
     """Loads the model's weights, repacked for the CPU or not, and nothing else."""
-    placed = place(spec, options)
-    return lambda repack: _core.Model(list(spec.paths), model_params(placed, repack=repack))
+    named = name_devices(options)
+
+    def load(repack: bool) -> _core.Model:
+        return _core.Model(list(spec.paths), model_params(count_layers(spec, named, repack=repack), repack=repack))
+
+    return load
 
 
 def _load_draft(model: _core.Model, spec: ModelSpec, options: LoadOptions) -> _core.Model | None:

@@ -18,7 +18,8 @@ from donabe import _core
 from donabe.engine.build import CACHE_RAM_BYTES, planned_contexts
 from donabe.errors import ModelFileError
 from donabe.runner.load import check_options
-from donabe.runner.placement import CPU, place, probe_model
+from donabe.runner.placement import CPU, count_layers, name_devices, probe_model
+from donabe.runner.tune import stored_setup, with_setup
 from donabe.types import LoadOptions, ModelSpec
 
 WORK_BYTES = 3_300_000  # what a runner takes when it works: threads, samplers, the state of a request; measured
@@ -67,7 +68,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_load(spec: ModelSpec, options: LoadOptions, *, process_bytes: int | None = None) -> MemoryPlan:
-    """The plan of a load with these options.
+    """The plan of a load with these options, and with what was measured for the model on this machine.
 
     Args:
         process_bytes: From an earlier plan of the same process, which grows a little with each.
@@ -81,8 +82,10 @@ def plan_load(spec: ModelSpec, options: LoadOptions, *, process_bytes: int | Non
     for path in (*spec.paths, *filter(None, (_draft_path(spec, options),))):
         if not os.path.isfile(path):
             raise ModelFileError(f"model file {os.path.basename(path)} does not exist", path=os.path.basename(path))
-    options = place(spec, options)
-    model = probe_model(spec, options)
+    options = name_devices(options)
+    options, repack = with_setup(options, stored_setup(spec, options))
+    options = count_layers(spec, options, repack=repack)
+    model = probe_model(spec, options, repack=repack)
     draft_path = _draft_path(spec, options)
     draft = probe_model(msgspec.structs.replace(spec, paths=(draft_path,)), options) if draft_path else None
     size, params, draft_params = planned_contexts(_core, model, options, draft)
@@ -119,7 +122,7 @@ def plan_load(spec: ModelSpec, options: LoadOptions, *, process_bytes: int | Non
 
 def context_choices(spec: ModelSpec, options: LoadOptions) -> list[int]:
     """Contexts worth asking about: doublings up to the trained one, and the trained one."""
-    n_trained = probe_model(spec, place(spec, options)).n_ctx_train
+    n_trained = probe_model(spec, name_devices(options)).n_ctx_train
     return [*(n_ctx for n_ctx in DOUBLINGS if n_ctx < n_trained), n_trained]
 
 

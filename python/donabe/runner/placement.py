@@ -28,8 +28,8 @@ _EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 Need = Callable[[int, int], Mapping[str, int]]
 
 
-def place(spec: ModelSpec, options: LoadOptions) -> LoadOptions:
-    """The options with devices named and, where there are any, the layers on them counted. Idempotent.
+def name_devices(options: LoadOptions) -> LoadOptions:
+    """The options with the devices that will be used named, or else the CPU. Idempotent.
 
     Raises:
         InvalidRequestError: A backend, device or index is not there.
@@ -48,21 +48,30 @@ def place(spec: ModelSpec, options: LoadOptions) -> LoadOptions:
         raise InvalidRequestError(
             f"tensor_split has {len(options.tensor_split)} shares for {len(names)} devices", field="tensor_split"
         )
-    options = msgspec.structs.replace(options, devices=names or (CPU,))
-    if not names or options.n_gpu_layers is not None:
+    return msgspec.structs.replace(options, devices=names or (CPU,))
+
+
+def count_layers(spec: ModelSpec, options: LoadOptions, *, repack: bool = True) -> LoadOptions:
+    """The options, whose devices are named, with as many layers on these as fit. Idempotent.
+
+    What decides about memory must be final in the options: where settings were tuned, these.
+
+    Args:
+        repack: Whether the weights that stay on the CPU will be repacked.
+
+    Raises:
+        LoadError: The file can't be planned.
+    """
+    if options.devices == (CPU,) or options.n_gpu_layers is not None:
         return options
-    return _fitted(spec, options)
-
-
-def _fitted(spec: ModelSpec, options: LoadOptions) -> LoadOptions:
     used = options.devices if options.main_gpu is None else (options.devices[options.main_gpu],)
     free = {device.name: device.memory_free_bytes for device in _core.devices() if device.name in used}
-    head = probe_model(spec, options)
+    head = probe_model(spec, options, repack=repack)
     n_layer, n_expert = head.n_layer, head.n_expert
 
     def need(n_gpu_layers: int, n_cpu_moe: int) -> dict[str, int]:
         trial = msgspec.structs.replace(options, n_gpu_layers=n_gpu_layers, n_cpu_moe=n_cpu_moe)
-        return device_bytes(probe_model(spec, trial), trial)
+        return device_bytes(probe_model(spec, trial, repack=repack), trial)
 
     n_gpu_layers, n_cpu_moe = fit_layers(need, free, n_layer, has_experts=n_expert > 0, n_cpu_moe=options.n_cpu_moe)
     n_moved = n_cpu_moe if options.n_cpu_moe is None else 0  # the user's own choice needs no warning
@@ -110,9 +119,9 @@ def _bisect(low: int, high: int, holds: Callable[[int], bool]) -> int:
     return high
 
 
-def probe_model(spec: ModelSpec, options: LoadOptions) -> _core.Model:
+def probe_model(spec: ModelSpec, options: LoadOptions, *, repack: bool = True) -> _core.Model:
     """The model's facts and vocabulary without its weights."""
-    return _core.Model(list(spec.paths), model_params(options, no_alloc=True))
+    return _core.Model(list(spec.paths), model_params(options, repack=repack, no_alloc=True))
 
 
 def device_bytes(model: _core.Model, options: LoadOptions) -> dict[str, int]:

@@ -10,10 +10,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from donabe import _core
-from donabe.engine.tuned import TunedFiles, apply_tuned, machine_and_model
+from donabe.engine.tuned import TunedFiles, apply_tuned, machine_and_model, n_usable_threads
 from donabe.engine.tuning import LEAST_BUDGET_S, MOST_BUDGET_S, Progress, Setup, Tuned, Tuner
 from donabe.engine.tuning_bench import NativeBench
 from donabe.errors import CapabilityError, DonabeError, InvalidRequestError, ModelFileError
@@ -61,7 +59,7 @@ def tune_model(
     size = sum(os.path.getsize(path) for path in spec.paths)
     bench = NativeBench(_core, load_decoder, can_repack=size <= REPACK_BYTES)
     n_cores = _core.n_physical_cores()
-    tuner = Tuner(bench, n_cores=n_cores, n_logical=_n_logical(n_cores), budget_s=budget_s, report=report)
+    tuner = Tuner(bench, n_cores=n_cores, n_logical=max(n_usable_threads(), n_cores), budget_s=budget_s, report=report)
     try:
         tuned = tuner.run(spec.name)
     finally:
@@ -70,39 +68,47 @@ def tune_model(
     return tuned
 
 
-def tuned_setup(
-    spec: ModelSpec, options: LoadOptions, load: Load, report: Callable[[float, str], None] | None = None
-) -> Setup | None:
-    """What a load should use: the stored result, a new one with auto_tune "on", or None. Never fails a load."""
+def stored_setup(spec: ModelSpec, options: LoadOptions) -> Setup | None:
+    """What was measured for this model on this machine, with the devices named in the options. Measures nothing, and
+    never fails a load."""
     if options.auto_tune == "off":
         return None
     try:
         stored = _files(options).read(machine_and_model(_core, spec.paths))
-        if stored is not None:
-            log.info("%s: tuned for this machine: %s", spec.name, stored.chosen.setup.describe())
-            return stored.chosen.setup
-        if options.auto_tune != "on" or options.embedding:
-            return None
-        if _is_busy():
-            log.warning("%s is not tuned: the machine is busy", spec.name)
-            return None
+    except OSError as error:
+        log.warning("%s is not tuned: %s", spec.name, error)
+        return None
+    return stored.chosen.setup if stored is not None else None
 
-        def tell(progress: Progress) -> None:
-            if report is not None:
-                report(progress.fraction, "tuning")
 
+def tuned_setup(
+    spec: ModelSpec, options: LoadOptions, load: Load, report: Callable[[float, str], None] | None = None
+) -> Setup | None:
+    """What a load should use: the stored result, a new one with auto_tune "on", or None. Never fails a load."""
+    setup = stored_setup(spec, options)
+    if setup is not None:
+        log.info("%s: tuned for this machine: %s", spec.name, setup.describe())
+        return setup
+    if options.auto_tune != "on" or options.embedding:
+        return None
+    if _is_busy():
+        log.warning("%s is not tuned: the machine is busy", spec.name)
+        return None
+
+    def tell(progress: Progress) -> None:
+        if report is not None:
+            report(progress.fraction, "tuning")
+
+    try:
         return tune_model(spec, options, load, budget_s=AT_LOAD_S, report=tell).chosen.setup
     except (DonabeError, OSError) as error:
         log.warning("%s is not tuned: %s", spec.name, error)
         return None
 
 
-def with_setup(options: LoadOptions, setup: Setup | None) -> tuple[LoadOptions, LoadOptions]:
-    """Options for the engine, and for embeddings, where only threads count: a micro-batch bounds their inputs."""
-    if setup is None:
-        return options, options
-    tuned, _ = apply_tuned(options, setup)
-    return tuned, msgspec.structs.replace(options, n_threads=tuned.n_threads)
+def with_setup(options: LoadOptions, setup: Setup | None) -> tuple[LoadOptions, bool]:
+    """The options with what was measured where they leave a choice, and whether to repack weights."""
+    return apply_tuned(options, setup) if setup is not None else (options, True)
 
 
 def forget(home: Path, model: str | None = None) -> int:
@@ -117,11 +123,3 @@ def _files(options: LoadOptions) -> TunedFiles:
 def _is_busy() -> bool:
     """Figures taken beside other work would be kept for good."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > _core.n_physical_cores() / 2
-
-
-def _n_logical(n_cores: int) -> int:
-    """Hardware threads this process may use."""
-    try:
-        return max(len(os.sched_getaffinity(0)), n_cores)
-    except AttributeError:  # not on this system
-        return max(os.cpu_count() or n_cores, n_cores)

@@ -9,12 +9,16 @@ import pytest
 from donabe.errors import InvalidRequestError
 from donabe.runner import placement
 from donabe.runner.load import check_options
-from donabe.runner.placement import CPU, MARGIN_BYTES, fit_layers, model_params, place
+from donabe.runner.placement import CPU, MARGIN_BYTES, count_layers, fit_layers, model_params, name_devices
 from donabe.types import LoadOptions, ModelDetails, ModelSpec
 
 N_LAYER = 10
 LAYER, EXPERTS, OUTPUT = 100, 900, 50
 SPEC = ModelSpec(name="x", paths=("/none.gguf",), details=ModelDetails())
+
+
+def place(spec: ModelSpec, options: LoadOptions) -> LoadOptions:
+    return count_layers(spec, name_devices(options))
 
 
 def need(n_gpu_layers: int, n_cpu_moe: int) -> dict[str, int]:
@@ -87,7 +91,7 @@ def test_only_what_did_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch, cap
     free = [10 * 1000 + 50]
     head = SimpleNamespace(n_layer=N_LAYER, n_expert=8)
     monkeypatch.setattr(placement, "choose_devices", lambda *_: ("CUDA0",))
-    monkeypatch.setattr(placement, "probe_model", lambda *_: head)
+    monkeypatch.setattr(placement, "probe_model", lambda *_, **__: head)
     monkeypatch.setattr(placement, "device_bytes", lambda _, trial: need(trial.n_gpu_layers, trial.n_cpu_moe))
     monkeypatch.setattr(
         placement._core,

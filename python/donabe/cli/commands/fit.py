@@ -19,7 +19,11 @@ _TIMEOUT_S = 300.0
 _STORED = {"num_ctx": "n_ctx_per_request", "num_batch": "n_batch"}
 
 
-@click.command("fit", cls=Command, settings=("models", "context_length", "num_parallel", "kv_cache_type", "gpu_layers"))
+@click.command(
+    "fit",
+    cls=Command,
+    settings=("models", "context_length", "num_parallel", "kv_cache_type", "gpu_layers", "auto_tune"),
+)
 @click.argument("model", callback=file_as_absolute)
 @click.option("--context", type=click.IntRange(4, 1 << 24), help="Tokens of context per request")
 @click.option("--parallel", type=click.IntRange(1, 256), help="Requests that run at once")
@@ -55,6 +59,8 @@ def _options(spec: ModelSpec, context: int | None, parallel: int | None) -> Load
         "type_k": settings.kv_cache_type,
         "type_v": settings.kv_cache_type,
         "prefix_cache_ram_bytes": settings.prefix_cache_ram_bytes,
+        "prefix_cache_home": str(settings.home),  # tuned settings are there, too
+        "auto_tune": settings.auto_tune,
         **device_options(settings, spec.parameters),
     }
     for name, field in _STORED.items():

@@ -6,25 +6,16 @@ One JSON object goes to the child's stdin, one comes back from its stdout.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from donabe.child_process import child_environment, describe_exit, python_command
 from donabe.errors import RunnerDiedError, RunnerError
 from donabe.types import JsonObject
 
 if TYPE_CHECKING:
     from donabe.settings import Settings
-
-
-def child_environment() -> dict[str, str]:
-    """The child imports the same donabe as we do, and nothing from the current folder."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-    return dict(os.environ, PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1", PYTHONPATH=path)
 
 
 def device_options(settings: Settings, stored: Mapping[str, Any]) -> JsonObject:
@@ -38,6 +29,7 @@ def device_options(settings: Settings, stored: Mapping[str, Any]) -> JsonObject:
         "n_cpu_moe": settings.cpu_moe,
         "main_gpu": settings.main_gpu if main_gpu is None else main_gpu,
         "tensor_split": settings.tensor_split,
+        "rpc": settings.rpc,
     }
 
 
@@ -50,7 +42,7 @@ def ask_child(module: str, request: JsonObject, *, timeout_s: float) -> JsonObje
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-m", module],
+            [python_command(), "-m", module],
             input=json.dumps(request),
             capture_output=True,
             encoding="utf-8",
@@ -64,7 +56,7 @@ def ask_child(module: str, request: JsonObject, *, timeout_s: float) -> JsonObje
         raise RunnerDiedError(f"no answer after {timeout_s:g} s", exit_reason="timeout") from None
     except ValueError:
         tail = done.stderr.strip().splitlines()
-        reason = f"exit {done.returncode}"
+        reason = describe_exit(done.returncode)
         raise RunnerDiedError(f"the child process failed: {tail[-1] if tail else reason}", exit_reason=reason) from None
     if "error" in answer:
         raise RunnerError(str(answer["error"]), hint=str(answer.get("hint", "")) or None)

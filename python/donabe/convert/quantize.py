@@ -8,18 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import signal
-import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from donabe.child_process import child_environment, describe_exit, group_options, kill_group, python_command
 from donabe.errors import LoadError
 
-CHILD_COMMAND = (sys.executable, "-m", "donabe.convert.child")
+CHILD_COMMAND = (python_command(), "-m", "donabe.convert.child")
 STALL_S = 1800.0  # one tensor of a very large model takes minutes
 _MAX_LINE_BYTES = 1 << 20
 _N_TAIL_LINES = 20
@@ -49,9 +47,9 @@ async def quantize(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=_child_environment(),
+        env=child_environment(),
         limit=_MAX_LINE_BYTES,
-        start_new_session=True,
+        **group_options(),
     )
     tail: deque[str] = deque(maxlen=_N_TAIL_LINES)
     errors = asyncio.ensure_future(_keep_tail(process, tail))
@@ -67,11 +65,10 @@ async def quantize(
             yield int(message["done"]), int(message["total"])
         await process.wait()
         if not is_done:
-            raise LoadError(f"quantizing ended early ({_describe(process.returncode)})", log_tail=tuple(tail))
+            raise LoadError(f"quantizing ended early ({describe_exit(process.returncode)})", log_tail=tuple(tail))
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process.pid)
             await process.wait()
         await asyncio.wait({errors}, timeout=1.0)
         errors.cancel()
@@ -114,17 +111,3 @@ async def _keep_tail(process: asyncio.subprocess.Process, tail: deque[str]) -> N
     assert process.stderr is not None  # asked for a pipe
     while line := await process.stderr.readline():
         tail.append(line.decode("utf-8", "replace").rstrip())
-
-
-def _child_environment() -> dict[str, str]:
-    """The child imports the same donabe as we do, and nothing from the current folder."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-    return dict(os.environ, PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1", PYTHONPATH=path)
-
-
-def _describe(code: int | None) -> str:
-    if code is not None and code < 0:
-        with contextlib.suppress(ValueError):
-            return f"signal {-code} ({signal.Signals(-code).name})"
-    return f"exit {code}"

@@ -11,12 +11,12 @@ import argparse
 import gc
 import logging
 import os
-import socket
 import sys
 import threading
 from concurrent.futures import Future
 from typing import Any
 
+from donabe.child_process import socket_from_parent
 from donabe.errors import DonabeError, RunnerError
 from donabe.runner import messages
 from donabe.runner.channel import Channel
@@ -175,11 +175,11 @@ class Child:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="donabe.runner.child", description="internal: a model's own process")
-    parser.add_argument("--fd", type=int, required=True, help="connected socket to the parent")
+    parser.add_argument("--fd", required=True, help="connected socket to the parent")
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    code = Child(Channel(socket.socket(fileno=options.fd))).run()
+    code = Child(Channel(socket_from_parent(options.fd))).run()
     sys.stderr.flush()
     os._exit(code)  # daemon threads and native destructors have no say in the exit code
 

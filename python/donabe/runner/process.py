@@ -9,20 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import site
-import socket
-import sys
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
+from donabe.child_process import (
+    ChildSocket,
+    child_environment,
+    describe_exit,
+    group_options,
+    kill_group,
+    python_command,
+)
 from donabe.errors import RunnerStartError
 
 logger = logging.getLogger("donabe.runner")
 
-CHILD_COMMAND = (sys.executable, "-m", "donabe.runner.child")
+CHILD_COMMAND = (python_command(), "-m", "donabe.runner.child")
 N_TAIL_LINES = 40
 _STREAM_LIMIT_BYTES = 1 << 20
 
@@ -61,28 +63,28 @@ class ChildProcess:
     @classmethod
     async def _spawn(cls, command: Sequence[str]) -> ChildProcess:
         try:
-            ours, theirs = socket.socketpair()
+            link = ChildSocket()
         except OSError as error:  # no file descriptors left
             raise RunnerStartError(f"can't start a runner process: {error.strerror or error}") from error
         try:
             process = await asyncio.create_subprocess_exec(
-                *command,
-                "--fd",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
+                command[0],
+                *command[1:],
+                *link.arguments,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env=_child_environment(),
-                start_new_session=True,
+                env=child_environment(),
+                **link.options,
+                **group_options(),
             )
+            await link.deliver(process)
         except OSError as error:
-            ours.close()
+            link.ours.close()
             raise RunnerStartError(f"can't start a runner process: {error.strerror or error}") from error
         finally:
-            theirs.close()
-        ours.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=ours, limit=_STREAM_LIMIT_BYTES)
+            link.close_theirs()
+        link.ours.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=link.ours, limit=_STREAM_LIMIT_BYTES)
         return cls(process, reader, writer)
 
     @property
@@ -99,10 +101,9 @@ class ChildProcess:
         return describe_exit(self._process.returncode)
 
     def kill(self) -> None:
-        """SIGKILL for the child and whatever it started."""
+        """End the child and whatever it started, at once."""
         if self.running:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            kill_group(self._process.pid)
 
     async def wait(self, timeout_s: float) -> bool:
         """Whether the process ended within this time."""
@@ -137,26 +138,3 @@ class ChildProcess:
             if not text.startswith("INFO "):  # the child's own log format: not a reason for its end
                 self.output_tail.append(text)
             logger.info("runner %d: %s", self._process.pid, text)
-
-
-def describe_exit(returncode: int | None) -> str:
-    """How a process ended, as people say it."""
-    if returncode is None:
-        return ""
-    if returncode >= 0:
-        return f"exit {returncode}"
-    try:
-        return f"signal {-returncode} ({signal.Signals(-returncode).name})"
-    except ValueError:
-        return f"signal {-returncode}"
-
-
-def _child_environment() -> dict[str, str]:
-    """The child imports the same donabe as we do, and nothing from the current folder. numpy only moves data there: its
-    linear algebra gets no threads that would wait beside ours."""
-    environment = dict(os.environ, PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1", OPENBLAS_NUM_THREADS="1")
-    root = str(Path(__file__).resolve().parents[2])
-    if root not in (*site.getsitepackages(), site.getusersitepackages()):
-        rest = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = root + (os.pathsep + rest if rest else "")
-    return environment

@@ -101,7 +101,7 @@ async def test_process_without_file_descriptors_says_why(monkeypatch: pytest.Mon
     def exhausted() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("donabe.runner.process.socket.socketpair", exhausted)
+    monkeypatch.setattr("donabe.child_process.socket.socketpair", exhausted)
     with pytest.raises(RunnerStartError, match="can't start a runner process: Too many open files"):
         await ChildProcess.spawn()
 

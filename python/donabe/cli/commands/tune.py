@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from donabe.child_process import child_environment, python_command
 from donabe.cli.base import Command, file_as_absolute
-from donabe.cli.native_child import child_environment, device_options
+from donabe.cli.native_child import device_options
 from donabe.errors import InvalidRequestError, RunnerDiedError, RunnerError
 from donabe.types import JsonObject
 
-CHILD_COMMAND = (sys.executable, "-m", "donabe.runner.tune_child")
+CHILD_COMMAND = (python_command(), "-m", "donabe.runner.tune_child")
 _N_TAIL_BYTES = 2000
 
 

@@ -17,6 +17,9 @@ _VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
 _DISPLAY_CLASS = "0x03"
 _EXTRAS = {"NVIDIA": ("cuda", "cuda13", "vulkan"), "AMD": ("vulkan",), "Intel": ("vulkan",)}
 _PLUGINS = {"cuda": "cuda12"}  # plug-in of an extra, where it has another name
+# The oldest driver for programs made with any CUDA of that number: "Minor Version Compatibility" in NVIDIA's document
+# "CUDA Compatibility".
+_NVIDIA_DRIVERS = {"cuda12": 525, "cuda13": 580}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +73,18 @@ def suggestion(accelerators: Sequence[Accelerator], installed: Sequence[str]) ->
             return f"install the driver of the {accelerator.vendor} GPU, then pip install 'donabe[{extras[0]}]'"
         return f"pip install 'donabe[{extras[0]}]' to use the {accelerator.vendor} GPU"
     return ""
+
+
+def driver_advice(backend: str, plugin: str) -> str:
+    """What a plug-in needs of the machine, for one that has found no device.
+
+    Args:
+        backend: Our name of its backend.
+        plugin: Its name, as in `_NVIDIA_DRIVERS`.
+    """
+    if backend == "cuda":
+        oldest = f" of version {_NVIDIA_DRIVERS[plugin]} or newer" if plugin in _NVIDIA_DRIVERS else ""
+        return f"install NVIDIA's driver{oldest} (nvidia-smi has to list the GPU)"
+    if backend == "vulkan":
+        return "install a Vulkan driver of the GPU (vulkaninfo has to list it)"
+    return "install the driver of its GPU"

@@ -103,11 +103,21 @@ def _by_name(devices: Sequence[Device], names: Sequence[str]) -> list[Verdict]:
     ]
 
 
-def offload_names(devices: Sequence[Device], verdicts: Sequence[Verdict]) -> tuple[str, ...]:
-    """The chosen devices that layers are put on; other machines first, to send the least over the network."""
+def offload_names(
+    devices: Sequence[Device], verdicts: Sequence[Verdict], names: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """The chosen devices that layers are put on, the first layers on the first of them.
+
+    Args:
+        names: The devices as they were asked for: their order is kept. Empty or None is automatic: other machines
+            first, to send the least over the network.
+    """
     chosen = [
         device
         for device, verdict in zip(devices, verdicts, strict=True)
         if verdict.is_chosen and device.kind in ("gpu", "igpu")
     ]
+    if names:
+        order = list(names)
+        return tuple(sorted((device.name for device in chosen), key=order.index))
     return tuple(device.name for device in sorted(chosen, key=lambda item: backend_name(item.backend) != "rpc"))

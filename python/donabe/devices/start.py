@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from donabe.devices.hardware import find_accelerators, suggestion
+from donabe.devices.hardware import driver_advice, find_accelerators, suggestion
 from donabe.devices.plugins import Plugin, Refused, find_plugins, preload_libraries
-from donabe.devices.selection import Verdict, offload_names, select_devices
-from donabe.errors import NativeError
+from donabe.devices.selection import BACKENDS, Verdict, backend_name, offload_names, select_devices
+from donabe.errors import InvalidRequestError, NativeError
 
 if TYPE_CHECKING:
     from donabe._core import DeviceInfo
@@ -48,9 +48,9 @@ def start_backends(backend: str | None = None, native: Any = None) -> Started:
     refused: list[Refused] = []
     if backend != "cpu":
         plugins, refused = find_plugins(build)
-    used = []
-    for plugin in plugins:
-        problem = preload_libraries(plugin) or _open(plugin, native)
+    used: list[str] = []
+    for plugin in _newest_first(plugins):
+        problem = _outdone(plugin, used) or preload_libraries(plugin) or _open(plugin, native)
         if problem is None:
             used.append(plugin.name)
         else:
@@ -66,8 +66,38 @@ def _open(plugin: Plugin, native: Any) -> Refused | None:
     try:
         native.init(plugins=[str(plugin.library)])
     except NativeError as error:
-        return Refused(plugin.name, error.message, error.hint or "check that its driver is installed")
+        reason = f": {error.log_tail[-1]}" if error.log_tail else ""  # of a library that is missing: its name
+        return Refused(plugin.name, error.message + reason, error.hint or "check that its driver is installed")
+    family = _family(plugin.name)
+    if family in BACKENDS and family not in {backend_name(device.backend) for device in native.devices()}:
+        # CUDA starts without a driver too, and has nothing to show then.
+        advice = driver_advice(family, plugin.name)
+        hint = f"{advice}, or pip uninstall {plugin.distribution}"
+        return Refused(plugin.name, "it finds no device it could use", hint)
     return None
+
+
+def _newest_first(plugins: Sequence[Plugin]) -> list[Plugin]:
+    """By name, but of several releases of one vendor's runtime (`cuda12`, `cuda13`) the newest first."""
+
+    def key(plugin: Plugin) -> tuple[str, int]:
+        family = _family(plugin.name)
+        return family, -int(plugin.name[len(family) :] or 0)
+
+    return sorted(plugins, key=key)
+
+
+def _outdone(plugin: Plugin, used: Sequence[str]) -> Refused | None:
+    """The devices of one backend are shown by one plug-in: a second one would show each of them again."""
+    other = next((name for name in used if _family(name) == _family(plugin.name)), None)
+    if other is None:
+        return None
+    return Refused(plugin.name, f"{other} does its work", f"pip uninstall {plugin.distribution}")
+
+
+def _family(name: str) -> str:
+    """`cuda` of `cuda13`: our name of the backend."""
+    return name.rstrip("0123456789")
 
 
 def choose_devices(
@@ -81,8 +111,8 @@ def choose_devices(
         LoadError: There is no CPU backend.
     """
     started = start_backends(backend, native)
-    verdicts: list[Verdict] = select_devices(started.devices, backend, names)
-    chosen = offload_names(started.devices, verdicts)
+    verdicts = _verdicts(started, backend, names)
+    chosen = offload_names(started.devices, verdicts, names)
     if not chosen and backend is None and not names:
         text = fallback_line(started)
         if text:
@@ -90,12 +120,24 @@ def choose_devices(
     return chosen
 
 
+def _verdicts(started: Started, backend: str | None, names: Sequence[str] | None) -> list[Verdict]:
+    try:
+        return select_devices(started.devices, backend, names)
+    except InvalidRequestError as error:
+        hint = "; ".join(filter(None, (error.hint, *_reasons(started))))
+        raise InvalidRequestError(error.message, field=error.field, hint=hint or None) from None
+
+
 def fallback_line(started: Started) -> str:
     """Why the CPU does what a GPU could do; "" when nothing suggests that there is one."""
-    reasons = [f"plug-in {item.name}: {item.message}; {item.hint}" for item in started.refused]
-    if started.hint:
-        reasons.append(started.hint)
+    reasons = _reasons(started)
     return f"running on the CPU: {'; '.join(reasons)}" if reasons else ""
+
+
+def _reasons(started: Started) -> list[str]:
+    """Why GPUs are not used."""
+    reasons = [f"plug-in {item.name}: {item.message}; {item.hint}" for item in started.refused]
+    return [*reasons, started.hint] if started.hint else reasons
 
 
 @functools.cache

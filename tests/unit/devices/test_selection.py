@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from donabe.devices.hardware import Accelerator, find_accelerators, suggestion
-from donabe.devices.plugins import Refused
+from donabe.devices.plugins import Plugin, Refused
 from donabe.devices.selection import offload_names, select_devices
-from donabe.devices.start import Started, fallback_line, start_backends
+from donabe.devices.start import Started, _warn_once, choose_devices, fallback_line, start_backends
 from donabe.errors import InvalidRequestError, LoadError
 
 
@@ -47,12 +47,15 @@ RPC = Device("RPC0", "RPC", "gpu")
         ([CPU, RPC], None, None, ("RPC0",)),
         ([CPU, CUDA, RPC], "cpu", None, ()),
         ([CPU, CUDA, CUDA_1], None, ("CUDA1",), ("CUDA1",)),
+        ([CPU, CUDA, CUDA_1], None, ("CUDA1", "CUDA0"), ("CUDA1", "CUDA0")),
+        ([CPU, CUDA, RPC], None, ("CUDA0", "CPU", "RPC0"), ("CUDA0", "RPC0")),
+        ([CPU, CUDA], None, ("CUDA0", "CUDA0"), ("CUDA0",)),
         ([CPU, CUDA], None, ("CPU",), ()),
     ],
 )
 def test_choice(devices: list[Device], backend: str | None, names: Any, expected: tuple[str, ...]) -> None:
     verdicts = select_devices(devices, backend, names)
-    assert offload_names(devices, verdicts) == expected
+    assert offload_names(devices, verdicts, names) == expected
     assert all(verdict.reason for verdict in verdicts)
 
 
@@ -112,10 +115,12 @@ def test_fallback_is_one_line_and_silent_without_a_gpu() -> None:
 
 
 class Native:
-    """Counts what is opened; a library named `bad` is refused as by a missing driver."""
+    """Counts what is opened; a library named `bad` is refused. `bring` are the devices that a library shows once it is
+    open: none where its driver is missing."""
 
-    def __init__(self) -> None:
+    def __init__(self, bring: dict[str, Device] | None = None) -> None:
         self.opened: list[str] = []
+        self.bring = bring or {}
 
     def init(self, plugins: Any = ()) -> None:
         for path in plugins:
@@ -127,17 +132,78 @@ class Native:
         return {"version": "0.1.0", "build_id": "x", "backend_dl": True}
 
     def devices(self) -> list[Any]:
-        return [CPU]
+        return [CPU, *(self.bring[path] for path in self.opened if path in self.bring)]
 
 
-def test_plugin_without_driver_is_reported_and_the_others_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [SimpleNamespace(name=name, library=f"/{name}.so", preload=()) for name in ("bad", "good")]
-    monkeypatch.setattr("donabe.devices.start.find_plugins", lambda _build: (found, []))
-    native = Native()
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    _warn_once.cache_clear()
+
+    def install(*names: str) -> None:
+        found = [Plugin(name, "0.1.0", Path(f"/{name}.so")) for name in names]
+        monkeypatch.setattr("donabe.devices.start.find_plugins", lambda _build: (found, []))
+        monkeypatch.setattr("donabe.devices.start.find_accelerators", list)
+
+    return install
+
+
+def test_plugin_that_can_not_be_opened_is_reported_and_the_others_are_used(installed: Callable[..., None]) -> None:
+    installed("bad", "vulkan")
+    native = Native({"/vulkan.so": VULKAN})
     started = start_backends(native=native)
-    assert native.opened == ["/good.so"]
-    assert started.plugins == ("good",)
+    assert native.opened == ["/vulkan.so"]
+    assert started.plugins == ("vulkan",)
     assert started.refused == (Refused("bad", "the backend plugin can't be loaded", "check its driver"),)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "wanted"),
+    [("cuda12", "NVIDIA's driver of version 525"), ("cuda13", "version 580"), ("vulkan", "Vulkan driver")],
+)
+def test_plugin_without_a_device_is_told_in_one_line_and_the_cpu_computes(
+    installed: Callable[..., None], caplog: pytest.LogCaptureFixture, plugin: str, wanted: str
+) -> None:
+    installed(plugin)
+    assert choose_devices(native=Native()) == ()
+    (record,) = caplog.records
+    line = record.getMessage()
+    assert line.startswith(f"running on the CPU: plug-in {plugin}: it finds no device it could use; install ")
+    assert wanted in line
+    assert line.endswith(f"or pip uninstall donabe-{plugin}")
+    assert "\n" not in line
+
+
+def test_backend_that_has_no_device_is_refused_with_the_reason(installed: Callable[..., None]) -> None:
+    installed("cuda13")
+    with pytest.raises(InvalidRequestError, match="backend cuda has no device here") as error:
+        choose_devices("cuda", native=Native())
+    assert (error.value.hint or "").startswith("backends with devices: cpu; plug-in cuda13: it finds no device")
+
+
+def test_plugin_without_a_device_is_no_matter_where_another_has_one(
+    installed: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    installed("cuda12", "vulkan")
+    assert choose_devices(native=Native({"/vulkan.so": VULKAN})) == ("Vulkan0",)
+    assert caplog.records == []
+
+
+def test_of_two_releases_of_cuda_the_newest_that_has_devices_is_used(installed: Callable[..., None]) -> None:
+    installed("cuda12", "cuda13")
+    native = Native({"/cuda12.so": CUDA, "/cuda13.so": CUDA})
+    started = start_backends(native=native)
+    assert native.opened == ["/cuda13.so"]
+    assert started.plugins == ("cuda13",)
+    assert [(item.name, item.hint) for item in started.refused] == [("cuda12", "pip uninstall donabe-cuda12")]
+    old_driver = Native({"/cuda12.so": CUDA})
+    started = start_backends(native=old_driver)
+    assert old_driver.opened == ["/cuda13.so", "/cuda12.so"]
+    assert started.plugins == ("cuda12",)
+
+
+def test_plugin_of_an_unknown_backend_is_not_judged_by_its_devices(installed: Callable[..., None]) -> None:
+    installed("blas")
+    assert start_backends(native=Native()).plugins == ("blas",)
 
 
 def test_cpu_backend_opens_no_plugin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,11 @@ def _text_part(text: str, logprobs: list[JsonObject]) -> JsonObject:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
+def input_tokens_body(n_tokens: int) -> bytes:
+    """`POST /v1/responses/input_tokens`."""
+    return _encode({"object": "response.input_tokens", "input_tokens": n_tokens}) + b"\n"
+
+
 class ResponseCollector:
     """The whole response."""
 

@@ -1,4 +1,4 @@
-"""The OpenAI Responses dialect, requests: `POST /v1/responses` to a chat call and what the reply echoes."""
+"""The OpenAI Responses dialect, requests: a body to a chat call and what the reply echoes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ResponsesRequest:
 
 
 def decode_responses(body: bytes) -> ResponsesRequest:
-    """`POST /v1/responses`."""
+    """`POST /v1/responses`, and what is counted at `/v1/responses/input_tokens`."""
     fields = Fields(parse_json(body, when_empty="EOF"), _STRUCT)
     model = fields.string("model")
     if not model.strip():

@@ -11,16 +11,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from donabe.api.dialect import Collector, ErrorStyle, EventWriter, Timing
-from donabe.errors import InvalidRequestError, RunnerError
+from donabe.errors import RunnerError
 from donabe.runner.failures import error_from
 from donabe.server.draining import Draining
 from donabe.server.errors import (
-    RequestTooLargeError,
     as_donabe_error,
     send_error,
     send_whole,
@@ -31,35 +29,6 @@ from donabe.service.inference import Reply
 from donabe.types import Delta, Failed, Finished, Usage
 
 Headers = list[tuple[bytes, bytes]]
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole request body.
-
-    Raises:
-        InvalidRequestError: It is compressed.
-        RequestTooLargeError: It is, or says it is, larger than `max_bytes`.
-    """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", ""):
-        raise InvalidRequestError(
-            f"Content-Encoding {encoding[:40]!r} is not supported",
-            field="Content-Encoding",
-            hint="send it uncompressed",
-        )
-    announced = request.headers.get("content-length", "")
-    too_large = RequestTooLargeError(
-        f"the request body is larger than {max_bytes} bytes", hint="raise the server's max_body setting"
-    )
-    if announced.isdigit() and int(announced) > max_bytes:
-        raise too_large
-    chunks, n_bytes = [], 0
-    async for chunk in request.stream():
-        n_bytes += len(chunk)
-        if n_bytes > max_bytes:
-            raise too_large
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 async def run_while_connected(work: Coroutine[Any, Any, None], receive: Receive, draining: Draining) -> None:

@@ -10,10 +10,10 @@ from starlette.responses import Response
 from donabe.api import anthropic_replies, anthropic_requests
 from donabe.api.anthropic_replies import ANTHROPIC_ERRORS
 from donabe.api.dialect import PLAIN_JSON
-from donabe.errors import ModelNotFoundError
 from donabe.server.admission import caller_of
-from donabe.server.answers import AnswerResponse, ValueResponse, read_body
-from donabe.server.errors import check_strict, warning_headers
+from donabe.server.answers import AnswerResponse, ValueResponse
+from donabe.server.bodies import read_body
+from donabe.server.errors import check_strict, naming, warning_headers
 from donabe.service.inference import Inference, Reply
 
 _STREAM_HEADERS = [(b"cache-control", b"no-cache")]
@@ -33,10 +33,7 @@ class AnthropicRoutes:
         stops = call.options.get("stop", ())
 
         async def begin() -> Reply:
-            try:
-                return await self._inference.chat(call)
-            except ModelNotFoundError as error:
-                raise ModelNotFoundError(f"model '{call.model}' not found", name=call.model, hint=error.hint) from None
+            return await naming(self._inference.chat(call), call.model)
 
         def writer(_reply: Reply) -> anthropic_replies.MessageEventWriter:
             return anthropic_replies.MessageEventWriter(
@@ -56,8 +53,10 @@ class AnthropicRoutes:
     async def count_tokens(self, request: Request) -> Response:
         decoded = await self._decode(request, is_counting=True)
 
+        call = decoded.call
+
         async def compute() -> bytes:
-            _spec, prompt = await self._inference.render(decoded.call)
+            _spec, prompt = await naming(self._inference.render(call), call.model)
             return anthropic_replies.count_body(len(prompt.tokens))
 
         return ValueResponse(

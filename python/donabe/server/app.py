@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -42,7 +42,8 @@ from donabe.server.tracing import Tracing
 from donabe.server.version import own_version
 from donabe.service.contracts import ModelStore, PullModel, ReadMetadata
 from donabe.service.create import ModelCreator
-from donabe.service.inference import Inference, LoadDefaults
+from donabe.service.inference import Inference
+from donabe.service.load_options import LoadDefaults
 from donabe.service.models import Models
 from donabe.service.response_store import ResponseStore
 from donabe.service.uploads import Uploads
@@ -75,16 +76,46 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
         from donabe.server.wiring import real_collaborators  # pulls in the store, the registry and the runner
 
         collaborators = real_collaborators(settings)
-    pool = ModelPool(
-        collaborators.start_runner,
-        limits=PoolLimits(
-            max_loaded=settings.max_loaded_models or AUTOMATIC_MAX_LOADED,
-            max_queue=settings.max_queue,
-            keep_alive_s=settings.keep_alive_s,
-        ),
-        free_bytes=collaborators.free_bytes,
+    pool = _model_pool(settings, collaborators)
+    responses = ResponseStore(settings.home / "responses.db")
+    app = FastAPI(
+        title="donabe",
+        version=own_version(),
+        lifespan=_lifespan(pool, responses, collaborators),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,  # the document is our own
+        redirect_slashes=False,
+        exception_handlers={Exception: _on_error, HTTPException: unrouted},
     )
-    defaults = LoadDefaults(
+    admission = Admission(
+        KeyRing(settings.api_keys, KeyFile(settings.home / KEY_FILE), required=settings.require_api_key),
+        defaults=Limits(requests_per_minute=settings.requests_per_minute, tokens_per_minute=settings.tokens_per_minute),
+    )
+    metrics = ServerMetrics(pool)
+    table = RouteTable(app, admission, metrics)
+    table.add("/metrics", metrics.page, "GET", scope="admin")
+    _add_routes(table, settings, collaborators, pool, responses)
+    origins = OriginRules.parse(settings.origins)
+    app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
+    app.add_middleware(RequestLog, metrics=metrics, tracing=collaborators.tracing)
+    app.state.draining = Draining()
+    app.state.pool = pool
+    app.state.routes = table
+    return app
+
+
+def _model_pool(settings: ServerSettings, collaborators: Collaborators) -> ModelPool:
+    limits = PoolLimits(
+        max_loaded=settings.max_loaded_models or AUTOMATIC_MAX_LOADED,
+        max_queue=settings.max_queue,
+        keep_alive_s=settings.keep_alive_s,
+    )
+    return ModelPool(collaborators.start_runner, limits=limits, free_bytes=collaborators.free_bytes)
+
+
+def _load_defaults(settings: ServerSettings) -> LoadDefaults:
+    return LoadDefaults(
         context_length=settings.context_length,
         num_parallel=settings.num_parallel,
         flash_attention=settings.flash_attention,
@@ -95,11 +126,16 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
         cpu_moe=settings.cpu_moe,
         main_gpu=settings.main_gpu,
         tensor_split=settings.tensor_split,
+        rpc=settings.rpc,
         max_step_latency_s=settings.max_step_latency_s,
         auto_tune=settings.auto_tune,
     )
-    inference = Inference(collaborators.store, pool, defaults=defaults)
-    models = Models(collaborators.store, pool, read_metadata=collaborators.read_metadata, pull=collaborators.pull)
+
+
+def _lifespan(
+    pool: ModelPool, responses: ResponseStore, collaborators: Collaborators
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Begins what runs beside the requests, and closes everything at the end."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -114,56 +150,37 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
             stack.push_async_callback(pool.close, drain_s=RELEASE_S)
             yield
 
-    app = FastAPI(
-        title="donabe",
-        version=own_version(),
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,  # the document is our own
-        redirect_slashes=False,
-        exception_handlers={Exception: _on_error, HTTPException: unrouted},
-    )
-    native = NativeRoutes(inference, models, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
-    admission = Admission(
-        KeyRing(settings.api_keys, KeyFile(settings.home / KEY_FILE), required=settings.require_api_key),
-        defaults=Limits(requests_per_minute=settings.requests_per_minute, tokens_per_minute=settings.tokens_per_minute),
-    )
-    metrics = ServerMetrics(pool)
-    table = RouteTable(app, admission, metrics)
-    table.add("/metrics", metrics.page, "GET", scope="admin")
-    add_native_routes(table, native)
-    add_openai_routes(
-        table, OpenAIRoutes(inference, models, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
-    )
-    add_llamacpp_routes(
-        table, LlamaCppRoutes(inference, models, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
-    )
-    add_anthropic_routes(
-        table, AnthropicRoutes(inference, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict)
-    )
+    return lifespan
+
+
+def _add_routes(
+    table: RouteTable,
+    settings: ServerSettings,
+    collaborators: Collaborators,
+    pool: ModelPool,
+    responses: ResponseStore,
+) -> None:
+    """Every API over the use cases."""
+    max_body_bytes, is_strict = settings.max_body_bytes, settings.strict
+    inference = Inference(collaborators.store, pool, defaults=_load_defaults(settings))
+    models = Models(collaborators.store, pool, read_metadata=collaborators.read_metadata, pull=collaborators.pull)
+    add_native_routes(table, NativeRoutes(inference, models, max_body_bytes=max_body_bytes, is_strict=is_strict))
+    add_openai_routes(table, OpenAIRoutes(inference, models, max_body_bytes=max_body_bytes, is_strict=is_strict))
+    add_llamacpp_routes(table, LlamaCppRoutes(inference, models, max_body_bytes=max_body_bytes, is_strict=is_strict))
+    add_anthropic_routes(table, AnthropicRoutes(inference, max_body_bytes=max_body_bytes, is_strict=is_strict))
     if collaborators.creator is not None and collaborators.uploads is not None:
         create = CreateRoutes(
             collaborators.creator,
             collaborators.uploads,
             push=collaborators.push,
-            max_body_bytes=settings.max_body_bytes,
-            is_strict=settings.strict,
+            max_body_bytes=max_body_bytes,
+            is_strict=is_strict,
         )
         add_create_routes(table, create)
-    responses = ResponseStore(settings.home / "responses.db")
     add_responses_routes(
-        table,
-        ResponsesRoutes(inference, responses, max_body_bytes=settings.max_body_bytes, is_strict=settings.strict),
+        table, ResponsesRoutes(inference, responses, max_body_bytes=max_body_bytes, is_strict=is_strict)
     )
     add_document_route(table)
-    origins = OriginRules.parse(settings.origins)
-    app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
-    app.add_middleware(RequestLog, metrics=metrics, tracing=collaborators.tracing)
-    app.state.draining = Draining()
-    app.state.pool = pool
-    app.state.routes = table
-    return app
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -13,7 +13,8 @@ from donabe.api.native import decode_named
 from donabe.api.native_create import decode_create
 from donabe.api.native_replies import NATIVE_ERRORS
 from donabe.errors import InvalidRequestError, ModelNotFoundError, UnsupportedError
-from donabe.server.answers import LinesResponse, ValueResponse, read_body
+from donabe.server.answers import LinesResponse, ValueResponse
+from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, warning_headers
 from donabe.service.contracts import PullModel
 from donabe.service.create import ModelCreator

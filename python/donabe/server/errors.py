@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
+from typing import TypeVar
 
 from starlette.types import Send
 
 from donabe import errors
 from donabe.api.dialect import ErrorStyle
 from donabe.errors import DonabeError, InvalidRequestError, RequestError, RunnerError, ServerBusyError
+
+T = TypeVar("T")
 
 logger = logging.getLogger("donabe.server")
 
@@ -70,6 +73,14 @@ def as_donabe_error(error: Exception) -> DonabeError:
         return error
     logger.exception("internal error", exc_info=error)
     return RunnerError(f"internal error ({type(error).__name__})", hint="the server's log has the details")
+
+
+async def naming(work: Awaitable[T], name: str, *, text: str = "model '{}' not found") -> T:
+    """The work; that its model is not found is said in the route's words, under the name the caller used."""
+    try:
+        return await work
+    except errors.ModelNotFoundError as error:
+        raise errors.ModelNotFoundError(text.format(name), name=name, hint=error.hint) from None
 
 
 def error_headers(error: DonabeError) -> list[tuple[bytes, bytes]]:

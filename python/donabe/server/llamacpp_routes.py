@@ -13,7 +13,8 @@ from donabe.api import llamacpp
 from donabe.api.dialect import PLAIN_JSON
 from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.server.admission import caller_of
-from donabe.server.answers import AnswerResponse, ValueResponse, read_body
+from donabe.server.answers import AnswerResponse, ValueResponse
+from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, warning_headers
 from donabe.service.calls import ModelCall
 from donabe.service.inference import Inference, Reply

@@ -20,8 +20,9 @@ from donabe.api.native_replies import NATIVE_ERRORS
 from donabe.errors import ContextLengthError, InvalidNameError, InvalidRequestError, ModelNotFoundError
 from donabe.registry.catalogue import recommended
 from donabe.server.admission import caller_of
-from donabe.server.answers import AnswerResponse, LinesResponse, ValueResponse, read_body
-from donabe.server.errors import check_strict, warning_headers
+from donabe.server.answers import AnswerResponse, LinesResponse, ValueResponse
+from donabe.server.bodies import read_body
+from donabe.server.errors import check_strict, naming, warning_headers
 from donabe.server.version import own_version
 from donabe.service.calls import ChatCall, GenerateCall, ModelCall
 from donabe.service.inference import Inference, Reply
@@ -31,7 +32,6 @@ from donabe.store.names import ModelName, split_where
 # The level of the reference API this server implements; clients compare versions.
 API_VERSION = "0.33.0"
 
-T = TypeVar("T")
 AnyCall = TypeVar("AnyCall", bound=ModelCall)
 
 
@@ -80,20 +80,20 @@ class NativeRoutes:
 
         async def load() -> bytes:
             if call.keep_alive_s == 0:
-                await _naming(self._inference.unload(name), "model '{}' not found", name)
+                await naming(self._inference.unload(name), name)
                 return native_replies.loaded_body(name, is_chat=is_chat, reason="unload")
-            notes.extend(await _naming(self._inference.load(call), "model '{}' not found", name))
+            notes.extend(await naming(self._inference.load(call), name))
             return native_replies.loaded_body(name, is_chat=is_chat, reason="load")
 
         async def render() -> bytes:
-            _spec, prompt = await _naming(self._inference.render(call), "model '{}' not found", name)
+            _spec, prompt = await naming(self._inference.render(call), name)
             return native_replies.rendered_body(name, prompt, is_chat=is_chat)
 
         async def begin() -> Reply:
             if isinstance(call, ChatCall):
-                return await _naming(self._inference.chat(call), "model '{}' not found", name)
+                return await naming(self._inference.chat(call), name)
             assert isinstance(call, GenerateCall)
-            return await _naming(self._inference.generate(call), "model '{}' not found", name)
+            return await naming(self._inference.generate(call), name)
 
         if decoded.is_empty:
             return ValueResponse(load, style=NATIVE_ERRORS, media_type=JSON, headers=headers, notes=notes)
@@ -115,7 +115,7 @@ class NativeRoutes:
 
         async def compute() -> bytes:
             try:
-                reply = await _naming(self._inference.embed(call), _NOT_PULLED, name)
+                reply = await naming(self._inference.embed(call), name, text=_NOT_PULLED)
             except ContextLengthError as error:
                 raise InvalidRequestError(
                     "the input length exceeds the context length",
@@ -133,7 +133,7 @@ class NativeRoutes:
         notes: list[str] = []
 
         async def compute() -> bytes:
-            reply = await _naming(self._inference.embed(call), _NOT_PULLED, decoded.call.model)
+            reply = await naming(self._inference.embed(call), decoded.call.model, text=_NOT_PULLED)
             notes.extend(reply.warnings)
             return native_replies.embeddings_body(reply.result)
 
@@ -143,11 +143,10 @@ class NativeRoutes:
         decoded = native.decode_tokenize(await self._body(request))
 
         async def compute() -> bytes:
-            tokens, _n_ctx = await _naming(
+            tokens, _n_ctx = await naming(
                 self._inference.tokenize(
                     decoded.call, decoded.text, add_special=decoded.add_special, parse_special=decoded.parse_special
                 ),
-                "model '{}' not found",
                 decoded.call.model,
             )
             return msgspec.json.encode({"model": decoded.call.model, "tokens": tokens, "count": len(tokens)})
@@ -158,9 +157,8 @@ class NativeRoutes:
         decoded = native.decode_detokenize(await self._body(request))
 
         async def compute() -> bytes:
-            text = await _naming(
+            text = await naming(
                 self._inference.detokenize(decoded.call, list(decoded.tokens)),
-                "model '{}' not found",
                 decoded.call.model,
             )
             return msgspec.json.encode({"model": decoded.call.model, "text": text, "content": text})
@@ -172,7 +170,7 @@ class NativeRoutes:
         call = self._for_caller(request, decoded.call)
 
         async def compute() -> bytes:
-            result = await _naming(self._inference.rerank(call), "model '{}' not found", decoded.call.model)
+            result = await naming(self._inference.rerank(call), decoded.call.model)
             return native_replies.rerank_body(decoded, result)
 
         return self._value(compute, decoded.warnings)
@@ -207,7 +205,7 @@ class NativeRoutes:
 
         async def compute() -> bytes:
             try:
-                await _naming(self._models.delete(decoded.name), "model '{}' not found", decoded.name)
+                await naming(self._models.delete(decoded.name), decoded.name)
             except InvalidNameError as error:
                 raise InvalidNameError(f'name "{decoded.name}" is invalid', hint=error.hint) from None
             return b""
@@ -223,7 +221,7 @@ class NativeRoutes:
                     ModelName.parse(name)
                 except InvalidNameError as error:
                     raise InvalidNameError(f'{field} "{name}" is invalid', hint=error.hint) from None
-            await _naming(self._models.copy(source, destination), 'model "{}" not found', source)
+            await naming(self._models.copy(source, destination), source, text='model "{}" not found')
             return b""
 
         return self._value(compute, warnings)
@@ -296,14 +294,6 @@ class NativeRoutes:
 
 
 _NOT_PULLED = 'model "{}" not found, try pulling it first'
-
-
-async def _naming(work: Awaitable[T], text: str, name: str) -> T:
-    """Report a missing model in this route's words, under the name the caller used."""
-    try:
-        return await work
-    except ModelNotFoundError as error:
-        raise ModelNotFoundError(text.format(name), name=name, hint=error.hint) from None
 
 
 def _require_name(name: str) -> None:

@@ -12,20 +12,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from donabe.api import native, native_replies, openai_replies, openai_requests
+from donabe.api import native, native_replies, openai_completions, openai_replies, openai_requests
 from donabe.api.dialect import PLAIN_JSON, SSE
 from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.errors import InvalidRequestError, ModelNotFoundError
 from donabe.server.admission import caller_of
-from donabe.server.answers import AnswerResponse, ValueResponse, read_body
-from donabe.server.errors import check_strict, warning_headers
+from donabe.server.answers import AnswerResponse, ValueResponse
+from donabe.server.bodies import read_body
+from donabe.server.errors import check_strict, naming, warning_headers
 from donabe.service.calls import GenerateCall, ModelCall
 from donabe.service.inference import Inference, Reply
 from donabe.service.merging import MergedReply
 from donabe.service.models import Models
 from donabe.store.names import ModelName
 
-T = TypeVar("T")
 AnyCall = TypeVar("AnyCall", bound=ModelCall)
 
 
@@ -44,7 +44,7 @@ class OpenAIRoutes:
         call = _for_caller(request, decoded.call, salt=decoded.cache_salt)
 
         async def begin() -> Reply:
-            return await _naming(self._inference.chat(call), call.model)
+            return await naming(self._inference.chat(call), call.model)
 
         return AnswerResponse(
             begin,
@@ -67,13 +67,13 @@ class OpenAIRoutes:
         model = calls[0].model
 
         async def begin() -> Reply:
-            return await _naming(self._generate_all(calls, decoded.n), model)
+            return await naming(self._generate_all(calls, decoded.n), model)
 
         notes: list[str] = []
 
         async def load() -> bytes:
-            notes.extend(await _naming(self._inference.load(calls[0]), model))
-            return openai_replies.loaded_completion(model, is_streamed=decoded.is_streamed)
+            notes.extend(await naming(self._inference.load(calls[0]), model))
+            return openai_completions.loaded_completion(model, is_streamed=decoded.is_streamed)
 
         if len(calls) == 1 and not calls[0].prompt and not calls[0].suffix:
             headers = warning_headers(decoded.warnings)
@@ -84,7 +84,7 @@ class OpenAIRoutes:
             style=OPENAI_ERRORS,
             writer=(
                 (
-                    lambda _: openai_replies.CompletionChunkWriter(
+                    lambda _: openai_completions.CompletionChunkWriter(
                         model,
                         include_usage=decoded.include_usage,
                         n_per_prompt=decoded.n,
@@ -95,7 +95,7 @@ class OpenAIRoutes:
                 if decoded.is_streamed
                 else None
             ),
-            collector=lambda _: openai_replies.CompletionCollector(
+            collector=lambda _: openai_completions.CompletionCollector(
                 model, n=decoded.n, n_logprobs=decoded.n_logprobs, text_starts=decoded.text_starts
             ),
             headers=warning_headers(decoded.warnings),
@@ -123,7 +123,7 @@ class OpenAIRoutes:
         notes: list[str] = []
 
         async def compute() -> bytes:
-            reply = await _naming(self._inference.embed(call), call.model)
+            reply = await naming(self._inference.embed(call), call.model)
             notes.extend(reply.warnings)
             assert reply.result is not None  # the dialect refuses requests without input
             return openai_replies.embedding_body(call.model, reply.result, is_base64=decoded.is_base64)
@@ -158,7 +158,7 @@ class OpenAIRoutes:
         call = _for_caller(request, decoded.call)
 
         async def compute() -> bytes:
-            return native_replies.rerank_body(decoded, await _naming(self._inference.rerank(call), call.model))
+            return native_replies.rerank_body(decoded, await naming(self._inference.rerank(call), call.model))
 
         return _value(compute, decoded.warnings)
 
@@ -183,10 +183,3 @@ def _for_caller(request: Request, call: AnyCall, *, salt: str = "") -> AnyCall:
 def _value(compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...], notes: Sequence[str] = ()) -> Response:
     headers = warning_headers(warnings)
     return ValueResponse(compute, style=OPENAI_ERRORS, media_type=PLAIN_JSON, headers=headers, notes=notes)
-
-
-async def _naming(work: Awaitable[T], name: str) -> T:
-    try:
-        return await work
-    except ModelNotFoundError as error:
-        raise ModelNotFoundError(f"model '{name}' not found", name=name, hint=error.hint) from None

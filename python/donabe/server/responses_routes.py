@@ -1,4 +1,4 @@
-"""Handlers of `/v1/responses`: making responses, continuing stored ones, looking at and deleting them."""
+"""Handlers of `/v1/responses`: making responses, continuing stored ones, looking at and deleting them, counting."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from starlette.responses import Response
 from donabe.api import responses_items, responses_replies, responses_requests
 from donabe.api.dialect import PLAIN_JSON
 from donabe.api.openai_replies import OPENAI_ERRORS
-from donabe.errors import InvalidRequestError, ModelNotFoundError
+from donabe.errors import InvalidRequestError
 from donabe.server.admission import caller_of
-from donabe.server.answers import AnswerResponse, read_body
-from donabe.server.errors import NotFoundError, check_strict, warning_headers
+from donabe.server.answers import AnswerResponse, ValueResponse
+from donabe.server.bodies import read_body
+from donabe.server.errors import NotFoundError, check_strict, naming, warning_headers
+from donabe.service.calls import ChatCall
 from donabe.service.inference import Inference, Reply
 from donabe.service.response_store import ResponseStore, StoredResponse
 from donabe.types import JsonObject
@@ -35,27 +37,18 @@ class ResponsesRoutes:
         self._is_strict = is_strict
 
     async def create(self, request: Request) -> Response:
-        decoded = responses_requests.decode_responses(await read_body(request, self._max_body_bytes))
-        check_strict(decoded.warnings, is_strict=self._is_strict)
-        caller = caller_of(request)
-        items = await self._conversation(decoded, caller.scheduling.caller)
-        messages = responses_items.messages_of(items, decoded.instructions)
-        call = replace(decoded.call, messages=messages, scheduling=caller.scheduling)
+        decoded, items, call = await self._decode(request)
+        caller = caller_of(request).scheduling.caller
         builder = responses_replies.ResponseBuilder(
             call.model, decoded.echo, custom_tools=responses_requests.custom_tool_names(decoded.echo["tools"])
         )
 
         async def begin() -> Reply:
-            if not messages:
-                raise InvalidRequestError("input is required", field="input")
-            try:
-                return await self._inference.chat(call)
-            except ModelNotFoundError as error:
-                raise ModelNotFoundError(f"model '{call.model}' not found", name=call.model, hint=error.hint) from None
+            return await naming(self._inference.chat(call), call.model)
 
         async def keep() -> None:
             stored = StoredResponse(builder.final, [*items, *builder.output], len(items))
-            await asyncio.to_thread(self._store.put, stored, caller=caller.scheduling.caller)
+            await asyncio.to_thread(self._store.put, stored, caller=caller)
 
         headers = warning_headers(decoded.warnings)
         before_end = keep if decoded.is_stored else None
@@ -75,6 +68,28 @@ class ResponsesRoutes:
             headers=headers,
         )
 
+    async def input_tokens(self, request: Request) -> Response:
+        """How many tokens a response's input has, the whole conversation and the tools with it."""
+        decoded, _items, call = await self._decode(request)
+
+        async def compute() -> bytes:
+            _spec, prompt = await naming(self._inference.render(call), call.model)
+            return responses_replies.input_tokens_body(len(prompt.tokens))
+
+        headers = warning_headers(decoded.warnings)
+        return ValueResponse(compute, style=OPENAI_ERRORS, media_type=PLAIN_JSON, headers=headers)
+
+    async def _decode(self, request: Request) -> tuple[responses_requests.ResponsesRequest, list[JsonObject], ChatCall]:
+        """The request, the items of its whole conversation, and the call they make."""
+        decoded = responses_requests.decode_responses(await read_body(request, self._max_body_bytes))
+        check_strict(decoded.warnings, is_strict=self._is_strict)
+        scheduling = caller_of(request).scheduling
+        items = await self._conversation(decoded, scheduling.caller)
+        messages = responses_items.messages_of(items, decoded.instructions)
+        if not messages:
+            raise InvalidRequestError("input is required", field="input")
+        return decoded, items, replace(decoded.call, messages=messages, scheduling=scheduling)
+
     async def _conversation(self, decoded: responses_requests.ResponsesRequest, caller: str) -> list[JsonObject]:
         id = decoded.previous_response_id
         if not id:
@@ -90,7 +105,20 @@ class ResponsesRoutes:
 
     async def retrieve(self, request: Request) -> Response:
         stored = await self._find(request)
+        if request.query_params.get("stream", "").lower() == "true":
+            raise InvalidRequestError(
+                "a stored response can't be streamed", field="stream", hint="it is complete: leave stream out"
+            )
         return _json(stored.response)
+
+    async def cancel(self, request: Request) -> Response:
+        """A response that is stored has ended; one that runs is cancelled by closing its connection."""
+        await self._find(request)
+        raise InvalidRequestError(
+            "only background responses can be cancelled",
+            field="id",
+            hint="background is not supported; close the connection of a running response instead",
+        )
 
     async def input_items(self, request: Request) -> Response:
         stored = await self._find(request)

@@ -80,8 +80,10 @@ def add_anthropic_routes(table: RouteTable, anthropic: AnthropicRoutes) -> None:
 def add_responses_routes(table: RouteTable, responses: ResponsesRoutes) -> None:
     """The OpenAI Responses API."""
     table.add("/v1/responses", responses.create, "POST", scope="inference")
+    table.add("/v1/responses/input_tokens", responses.input_tokens, "POST", scope="inference")
     table.add("/v1/responses/{id}", responses.retrieve, "GET", scope="inference")
     table.add("/v1/responses/{id}", responses.delete, "DELETE", scope="inference")
+    table.add("/v1/responses/{id}/cancel", responses.cancel, "POST", scope="inference")
     table.add("/v1/responses/{id}/input_items", responses.input_items, "GET", scope="inference")
 
 

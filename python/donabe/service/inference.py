@@ -10,55 +10,30 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
 
 import msgspec
 
 from donabe.errors import CapabilityError, InvalidRequestError, RemoteModelError
 from donabe.pool.pool import Lease, ModelPool
-from donabe.service.calls import ChatCall, EmbedCall, GenerateCall, ModelCall, OutputCall, RerankCall, Think
+from donabe.service.calls import ChatCall, EmbedCall, GenerateCall, ModelCall, OutputCall, RerankCall
 from donabe.service.contracts import ModelStore
 from donabe.service.echo import with_echo
 from donabe.service.forced_tools import as_tool_calls, with_forced_tools
+from donabe.service.load_options import LoadDefaults, load_options
 from donabe.service.models import CLOUD_DISABLED
-from donabe.service.parameters import Options, merge_options
+from donabe.service.parameters import merge_options
+from donabe.service.runner_requests import Prepared, chat_request, generate_request, prompt_as_chat
 from donabe.store.names import split_where
 from donabe.types import (
     ChatRequest,
     EmbedRequest,
     EmbedResult,
     Event,
-    GenerateRequest,
-    LoadOptions,
-    Message,
     ModelSpec,
-    OutputOptions,
     RenderedPrompt,
     RerankRequest,
     RerankResult,
 )
-
-# A context-shifting generation never ends by itself; the reference system bounds it the same way.
-MAX_SHIFTED_CONTEXTS = 10
-VISION_N_CTX_MIN = 2048
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadDefaults:
-    """Load options of the server's settings; a request's own win."""
-
-    context_length: int = 0  # 0 = automatic
-    num_parallel: int = 0  # 0 = automatic
-    flash_attention: bool | None = None
-    kv_cache_type: str | None = None
-    backend: str | None = None
-    devices: tuple[str, ...] = ()
-    gpu_layers: int | None = None  # -1 all
-    cpu_moe: int | None = None  # -1 all
-    main_gpu: int | None = None
-    tensor_split: tuple[float, ...] = ()
-    max_step_latency_s: float | None = None
-    auto_tune: Literal["off", "cached", "on"] = "cached"
 
 
 @dataclass(kw_only=True)
@@ -97,17 +72,6 @@ class EmbedReply:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A call with its model resolved and its options merged."""
-
-    spec: ModelSpec
-    options: Options
-    load: LoadOptions
-    started_at: float
-    warnings: tuple[str, ...]
-
-
 class Inference:
     """Generate, chat, embed and rerank over the resident models."""
 
@@ -132,11 +96,7 @@ class Inference:
 
     async def generate(self, call: GenerateCall) -> Reply:
         """Start answering a prompt."""
-        prepared = await self._prepare(call, needs="completion", verb="generate")
-        _check_output(call, prepared.spec)
-        if call.suffix and "insert" not in prepared.spec.capabilities:
-            raise _missing(prepared.spec, "insert")
-        _check_images(call.model, prepared.spec, call.images)
+        prepared = await self._prepare_generate(call)
         lease = await self._lease(call, prepared)
         try:
             events = await self._generate_events(call, prepared, lease)
@@ -147,19 +107,11 @@ class Inference:
 
     async def chat(self, call: ChatCall) -> Reply:
         """Start answering a conversation."""
-        prepared = await self._prepare(call, needs="completion", verb="chat")
-        _check_output(call, prepared.spec)
-        if call.think and "thinking" not in prepared.spec.capabilities:
-            prepared = replace(prepared, warnings=(*prepared.warnings, "this model can't think: thinking is left out"))
-        has_tools = bool(call.tools) and call.tool_choice.mode != "none"
-        if has_tools and not call.force_tools and "tools" not in prepared.spec.capabilities:
-            raise _missing(prepared.spec, "tools")
-        for message in call.messages:
-            _check_images(call.model, prepared.spec, message.images)
+        prepared = await self._prepare_chat(call)
         lease = await self._lease(call, prepared)
         try:
-            request = _chat_request(call, prepared, lease)
-            if has_tools and "tools" not in prepared.spec.capabilities:
+            request = chat_request(call, prepared, lease.runner.info)
+            if _is_forced(request, prepared.spec):
                 events = as_tool_calls(lease.runner.chat(with_forced_tools(request)))
             else:
                 events = lease.runner.chat(request)
@@ -170,24 +122,51 @@ class Inference:
 
     async def render(self, call: GenerateCall | ChatCall) -> tuple[ModelSpec, RenderedPrompt]:
         """The prompt a call would run, without running it."""
-        prepared = await self._prepare(call, needs="completion", verb="generate")
+        if isinstance(call, ChatCall):
+            prepared = await self._prepare_chat(call)
+        else:
+            prepared = await self._prepare_generate(call)
         lease = await self._lease(call, prepared)
         try:
-            if isinstance(call, GenerateCall):
-                if call.raw and isinstance(call.prompt, str):
-                    return prepared.spec, RenderedPrompt(prompt=call.prompt, tokens=())
-                request = _prompt_as_chat(call, prepared, lease)
+            if isinstance(call, ChatCall):
+                request = chat_request(call, prepared, lease.runner.info)
+                if _is_forced(request, prepared.spec):
+                    request = with_forced_tools(request)
+            elif call.raw and isinstance(call.prompt, str):
+                return prepared.spec, RenderedPrompt(prompt=call.prompt, tokens=())
             else:
-                request = _chat_request(call, prepared, lease)
+                request = prompt_as_chat(call, prepared, lease.runner.info)
             return prepared.spec, await lease.runner.render(request)
         finally:
             lease.release()
 
-    async def _generate_events(self, call: GenerateCall, prepared: _Prepared, lease: Lease) -> AsyncIterator[Event]:
+    async def _prepare_generate(self, call: GenerateCall) -> Prepared:
+        """What a prompt needs of its model is there."""
+        prepared = await self._prepare(call, needs="completion", verb="generate")
+        _check_output(call, prepared.spec)
+        if call.suffix and "insert" not in prepared.spec.capabilities:
+            raise _missing(prepared.spec, "insert")
+        _check_images(call.model, prepared.spec, call.images)
+        return prepared
+
+    async def _prepare_chat(self, call: ChatCall) -> Prepared:
+        """What a conversation needs of its model is there."""
+        prepared = await self._prepare(call, needs="completion", verb="chat")
+        _check_output(call, prepared.spec)
+        if call.think and "thinking" not in prepared.spec.capabilities:
+            prepared = replace(prepared, warnings=(*prepared.warnings, "this model can't think: thinking is left out"))
+        has_tools = bool(call.tools) and call.tool_choice.mode != "none"
+        if has_tools and not call.force_tools and "tools" not in prepared.spec.capabilities:
+            raise _missing(prepared.spec, "tools")
+        for message in call.messages:
+            _check_images(call.model, prepared.spec, message.images)
+        return prepared
+
+    async def _generate_events(self, call: GenerateCall, prepared: Prepared, lease: Lease) -> AsyncIterator[Event]:
         runner = lease.runner
         if call.raw or call.suffix:
-            return runner.generate(_generate_request(call, prepared, lease, call.prompt))
-        chat = _prompt_as_chat(call, prepared, lease)
+            return runner.generate(generate_request(call, prepared, lease.runner.info, call.prompt))
+        chat = prompt_as_chat(call, prepared, lease.runner.info)
         if not call.context:
             events = runner.chat(chat)
             return with_echo(events, str(call.prompt), call.n) if call.echo else events
@@ -197,7 +176,7 @@ class Inference:
         rendered = (await runner.render(chat)).tokens
         if rendered[:1] == call.context[:1]:  # the beginning-of-sequence token is there already
             rendered = rendered[1:]
-        request = _generate_request(call, prepared, lease, (*call.context, *rendered))
+        request = generate_request(call, prepared, lease.runner.info, (*call.context, *rendered))
         return runner.generate(msgspec.structs.replace(request, add_special=False))
 
     # --- vectors and scores ------------------------------------------------------------------------------------------
@@ -220,7 +199,7 @@ class Inference:
         finally:
             lease.release()
         total_s = time.monotonic() - prepared.started_at
-        return EmbedReply(result=result, load_s=lease.load_s, total_s=total_s, warnings=prepared.warnings)
+        return EmbedReply(result=result, load_s=lease.load_s, total_s=total_s, warnings=_warnings(prepared, lease))
 
     async def rerank(self, call: RerankCall) -> RerankResult:
         """Score every document."""
@@ -268,8 +247,9 @@ class Inference:
             raise _missing(prepared.spec, "insert")
         if isinstance(call, ChatCall) and call.tools and "tools" not in prepared.spec.capabilities:
             raise _missing(prepared.spec, "tools")
-        (await self._lease(call, prepared)).release()
-        return prepared.warnings
+        lease = await self._lease(call, prepared)
+        lease.release()
+        return _warnings(prepared, lease)
 
     async def unload(self, name: str) -> None:
         """Let the model go as soon as it is idle; fine when it is not loaded."""
@@ -285,47 +265,18 @@ class Inference:
         verb: str = "",
         embedding: bool = False,
         pooling: str | None = None,
-    ) -> _Prepared:
+    ) -> Prepared:
         started_at = time.monotonic()
         spec = await self.resolve(call.model)
         if needs and spec.capabilities and needs not in spec.capabilities:
             raise CapabilityError(f'"{call.model}" does not support {verb}', capability=needs)
         options = merge_options(spec.parameters, call.options, defaults=call.default_options)
-        load, warnings = self._load_options(spec, options.load)
+        load, warnings = load_options(spec, options.load, self._defaults)
         if embedding:
             load = msgspec.structs.replace(load, embedding=True, pooling=pooling)
-        return _Prepared(spec, options, load, started_at, warnings)
+        return Prepared(spec, options, load, started_at, warnings)
 
-    def _load_options(self, spec: ModelSpec, asked: LoadOptions) -> tuple[LoadOptions, tuple[str, ...]]:
-        defaults = self._defaults
-        warnings: list[str] = []
-        n_ctx = asked.n_ctx_per_request or defaults.context_length or None
-        if n_ctx is not None:
-            if "vision" in spec.capabilities:
-                n_ctx = max(n_ctx, VISION_N_CTX_MIN)
-            n_trained = spec.details.context_length
-            if 0 < n_trained < n_ctx:
-                if asked.n_ctx_per_request:
-                    warnings.append(f"num_ctx {n_ctx} lowered to {n_trained}, the context the model was trained for")
-                n_ctx = n_trained
-        changes: dict[str, Any] = {
-            "n_ctx_per_request": n_ctx,
-            "n_parallel": defaults.num_parallel or None,
-            "flash_attention": defaults.flash_attention,
-            "type_k": defaults.kv_cache_type,
-            "type_v": defaults.kv_cache_type,
-            "backend": defaults.backend,
-            "devices": defaults.devices,
-            "n_gpu_layers": defaults.gpu_layers if asked.n_gpu_layers is None else asked.n_gpu_layers,
-            "n_cpu_moe": defaults.cpu_moe,
-            "main_gpu": defaults.main_gpu if asked.main_gpu is None else asked.main_gpu,
-            "tensor_split": defaults.tensor_split,
-            "max_step_latency_s": defaults.max_step_latency_s,
-            "auto_tune": defaults.auto_tune,
-        }
-        return msgspec.structs.replace(asked, **changes), tuple(warnings)
-
-    async def _lease(self, call: ModelCall, prepared: _Prepared) -> Lease:
+    async def _lease(self, call: ModelCall, prepared: Prepared) -> Lease:
         return await self._pool.lease(prepared.spec, prepared.load, keep_alive_s=call.keep_alive_s)
 
 
@@ -341,6 +292,11 @@ def _missing(spec: ModelSpec, capability: str) -> CapabilityError:
     return CapabilityError(f"{full_name(spec.name)} does not support {capability}", capability=capability)
 
 
+def _is_forced(request: ChatRequest, spec: ModelSpec) -> bool:
+    """Whether its tools are told to a model that was never taught any."""
+    return bool(request.tools) and "tools" not in spec.capabilities
+
+
 def _check_output(call: OutputCall, spec: ModelSpec) -> None:
     if call.think and not call.ignore_unsupported_thinking and "thinking" not in spec.capabilities:
         raise CapabilityError(f'"{call.model}" does not support thinking', capability="thinking")
@@ -353,105 +309,17 @@ def _check_images(name: str, spec: ModelSpec, images: tuple[bytes, ...]) -> None
         )
 
 
-def _think(call: OutputCall, spec: ModelSpec) -> Think:
-    """What the template is told: thinking is on by default where the model can."""
-    if "thinking" not in spec.capabilities:
-        return None if call.think is None or call.ignore_unsupported_thinking else call.think
-    return True if call.think is None else call.think
-
-
-def _output_options(call: OutputCall, prepared: _Prepared, lease: Lease, *, return_context: bool) -> OutputOptions:
-    spec, output = prepared.spec, prepared.options.output
-    shift = call.context_shift
-    if shift is None:
-        shift = spec.details.family != "deepseek2"
-    max_tokens = output.max_tokens
-    if shift:
-        bound = MAX_SHIFTED_CONTEXTS * max(1, lease.runner.info.n_ctx_per_request)
-        max_tokens = bound if max_tokens is None else min(max_tokens, bound)
-    return msgspec.structs.replace(
-        output,
-        max_tokens=max_tokens,
-        context_shift=shift,
-        logprobs=call.logprobs,
-        top_logprobs=call.top_logprobs if call.logprobs else 0,
-        return_context=return_context,
-    )
-
-
-def _generate_request(
-    call: GenerateCall, prepared: _Prepared, lease: Lease, prompt: str | tuple[int, ...]
-) -> GenerateRequest:
-    return GenerateRequest(
-        prompt=prompt,
-        suffix=call.suffix,
-        sampling=prepared.options.sampling,
-        output=_output_options(call, prepared, lease, return_context=not call.raw),
-        constraint=call.constraint,
-        scheduling=call.scheduling,
-        truncate=call.truncate and call.context_shift is not False,
-        n_keep=prepared.options.n_keep,
-        echo=call.echo,
-        n=call.n,
-        best_of=call.best_of,
-    )
-
-
-def _prompt_as_chat(call: GenerateCall, prepared: _Prepared, lease: Lease) -> ChatRequest:
-    """A templated prompt is a conversation: system, the model's stored messages, then the prompt as the user's turn."""
-    if not isinstance(call.prompt, str):
-        raise InvalidRequestError("a prompt of token ids needs raw", field="prompt")
-    spec = prepared.spec
-    system = spec.system if call.system is None else call.system
-    messages = [Message(role="system", content=system)] if system else []
-    if not call.context:
-        messages += spec.messages
-    messages.append(Message(role="user", content=call.prompt, images=call.images))
-    return ChatRequest(
-        messages=tuple(messages),
-        think=_think(call, spec),
-        sampling=prepared.options.sampling,
-        output=_output_options(call, prepared, lease, return_context=True),
-        constraint=call.constraint,
-        scheduling=call.scheduling,
-        template=call.template,
-        truncate=call.truncate and call.context_shift is not False,
-        n_keep=prepared.options.n_keep,
-        n=call.n,
-        best_of=call.best_of,
-    )
-
-
-def _chat_request(call: ChatCall, prepared: _Prepared, lease: Lease) -> ChatRequest:
-    spec = prepared.spec
-    messages = (*spec.messages, *call.messages)
-    if spec.system and not (call.messages and call.messages[0].role == "system"):
-        messages = (Message(role="system", content=spec.system), *messages)
-    has_tools = call.tool_choice.mode != "none"
-    return ChatRequest(
-        messages=messages,
-        tools=call.tools if has_tools else (),
-        tool_choice=call.tool_choice,
-        think=_think(call, spec),
-        sampling=prepared.options.sampling,
-        output=_output_options(call, prepared, lease, return_context=False),
-        constraint=call.constraint,
-        scheduling=call.scheduling,
-        template_kwargs=dict(call.template_kwargs),
-        continue_final_message=call.continue_final_message,
-        truncate=call.truncate,
-        n_keep=prepared.options.n_keep,
-        n=call.n,
-        best_of=call.best_of,
-    )
-
-
-def _reply(prepared: _Prepared, lease: Lease, events: AsyncIterator[Event]) -> Reply:
+def _reply(prepared: Prepared, lease: Lease, events: AsyncIterator[Event]) -> Reply:
     return Reply(
         spec=prepared.spec,
         events=events,
         load_s=lease.load_s,
         started_at=prepared.started_at,
-        warnings=(*prepared.warnings, lease.note) if lease.note else prepared.warnings,
+        warnings=_warnings(prepared, lease),
         lease=lease,
     )
+
+
+def _warnings(prepared: Prepared, lease: Lease) -> tuple[str, ...]:
+    """With what was given up to load the model."""
+    return (*prepared.warnings, lease.note) if lease.note else prepared.warnings

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
+from typing import Any
 
 from tests.integration.conformance.expectations import ABSENT, HI, Case
 
@@ -26,6 +29,14 @@ _V1_STRUCTS = {
     "/v1/messages": "MessagesRequest",
 }
 _EVERY = {**_STRUCTS, **_V1_STRUCTS}
+
+
+def zstd_frame(value: Any) -> bytes:
+    """A frame that holds the JSON as it is, in one block (RFC 8878, 3.1.1)."""
+    text = json.dumps(value).encode()
+    assert len(text) < 256
+    return b"(\xb5/\xfd" + bytes([0x20, len(text)]) + (len(text) << 3 | 1).to_bytes(3, "little") + text
+
 
 ROUTING = [
     Case("1", "GET /", text="Ollama is running", type="text/plain; charset=utf-8"),
@@ -86,9 +97,16 @@ DECODING = [
     Case("1.2", "POST /api/generate", b'{"model":"C","prompt":"a","prompt":"b","stream":false} rest'),
     Case("1.2", "POST /api/generate", {"model": "C", "stream": 1.5}, 400,
          error="json: cannot unmarshal number into Go struct field GenerateRequest.stream of type bool"),
-    Case("1.7", "POST /v1/messages", b"(\xb5/\xfd", 400, sent={"content-encoding": "zstd"},
-         error=re.compile("Content-Encoding 'zstd' is not supported.*"),
-         differs="Compressed bodies are refused by name; the reference takes zstd on its /v1 routes."),
+    *(Case("1.7", f"POST {path}", zstd_frame(body), sent={"content-encoding": "zstd"}) for path, body in (
+        ("/v1/chat/completions", {"model": "C", "messages": HI}), ("/v1/completions", {"model": "C", "prompt": "hi"}),
+        ("/v1/embeddings", {"model": "E", "input": "hi"}), ("/v1/responses", {"model": "C", "input": "hi"}),
+        ("/v1/messages", {"model": "C", "messages": HI, "max_tokens": 8}))),
+    Case("1.7", "POST /v1/messages", b"(\xb5/\xfd", 400, sent={"content-encoding": "zstd"}, error="unexpected EOF"),
+    Case("1.7", "POST /v1/messages", b"{}" * 9, 400, sent={"content-encoding": "zstd"},
+         error=re.compile("invalid input: .*")),
+    Case("1.7", "POST /api/chat", gzip.compress(b'{"model":"C","messages":[],"stream":false}'),
+         sent={"content-encoding": "gzip"},
+         differs="Bodies may come as zstd or gzip on every route; the reference takes zstd, on its /v1 routes."),
     Case("1.2", "POST /api/generate", {"model": "C", "prompt": "hi", "bogus": 1, "stream": False},
          headers={"warning": re.compile(".*unknown field bogus.*")},
          differs="Unknown fields are named in a Warning header; the reference is silent."),

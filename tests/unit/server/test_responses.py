@@ -237,6 +237,54 @@ async def test_responses_belong_to_their_key(make):
     assert (await server.client.get(f"{PATH}/{first['id']}", headers=other)).status_code == 404
 
 
+async def test_input_tokens_count_the_whole_conversation(make):
+    server = make()
+    first = (await server.post(PATH, {"model": "T", "input": "one"})).json()
+    body = {
+        "model": "T",
+        "input": "two",
+        "instructions": "be brief",
+        "previous_response_id": first["id"],
+        "tools": [TOOL],
+    }
+    counted = await server.post(f"{PATH}/input_tokens", body)
+    assert counted.status_code == 200, counted.text
+    prompt = "[system]be brief[user]one[assistant]Hello[user]two"  # a token for every character
+    assert counted.json() == {"object": "response.input_tokens", "input_tokens": len(prompt)}
+
+
+async def test_input_tokens_of_tools_forced_on_a_model_without_them(make):
+    """What is counted is what would run: the tools are in the system prompt."""
+    server = make()
+    body = {"model": "C", "input": "hi", "tools": [TOOL], "tool_choice": "required"}
+    counted = (await server.post(f"{PATH}/input_tokens", body)).json()["input_tokens"]
+    await server.post(PATH, body)
+    told = server.runners.last.requests[0].messages[0].content
+    assert "add" in told
+    assert counted == len(f"[system]{told}[user]hi")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [({"model": "C"}, 400), ({"input": "hi"}, 400), ({"model": "nope", "input": "hi"}, 404),
+     ({"model": "C", "input": "hi", "tools": [TOOL]}, 400)],
+)  # fmt: skip
+async def test_what_can_not_run_is_not_counted(make, body, status):
+    counted = await make().post(f"{PATH}/input_tokens", body)
+    made = await make().post(PATH, body)
+    assert (counted.status_code, counted.json()) == (status, made.json())
+
+
+async def test_cancel_and_streaming_of_a_stored_response_are_refused(make):
+    server = make()
+    first = (await server.post(PATH, {"model": "C", "input": "hi"})).json()
+    refused = await server.client.post(f"{PATH}/{first['id']}/cancel")
+    assert (refused.status_code, "background" in refused.json()["error"]["message"]) == (400, True)
+    refused = await server.client.get(f"{PATH}/{first['id']}", params={"stream": "true"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "stream")
+    assert (await server.client.post(f"{PATH}/resp_nope/cancel")).status_code == 404
+
+
 async def test_tools_of_other_kinds(make):
     tools = [
         {"type": "web_search"},

@@ -44,6 +44,8 @@ SCOPES = {
     "GET /v1/models": "inference",
     "GET /v1/models/{model:path}": "inference",
     "POST /v1/responses": "inference",
+    "POST /v1/responses/input_tokens": "inference",
+    "POST /v1/responses/{id}/cancel": "inference",
     "GET /v1/responses/{id}": "inference",
     "DELETE /v1/responses/{id}": "inference",
     "GET /v1/responses/{id}/input_items": "inference",

@@ -10,7 +10,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,20 @@ CREATE TABLE IF NOT EXISTS responses (
 );
 CREATE INDEX IF NOT EXISTS responses_by_age ON responses (created_at);
 """
-_ROW_BYTES = "length(response) + length(items)"
+# The database keeps count of its bytes itself, so that several servers on one file hold it to one bound.
+_COUNTING = """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS stored (id INTEGER PRIMARY KEY CHECK (id = 1), n_bytes INTEGER NOT NULL);
+INSERT INTO stored SELECT 1, (SELECT COALESCE(SUM(length(response) + length(items)), 0) FROM responses)
+    WHERE NOT EXISTS (SELECT 1 FROM stored);
+CREATE TRIGGER IF NOT EXISTS count_added AFTER INSERT ON responses BEGIN
+    UPDATE stored SET n_bytes = n_bytes + length(new.response) + length(new.items);
+END;
+CREATE TRIGGER IF NOT EXISTS count_removed AFTER DELETE ON responses BEGIN
+    UPDATE stored SET n_bytes = n_bytes - length(old.response) - length(old.items);
+END;
+COMMIT;
+"""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -71,7 +85,6 @@ class ResponseStore:
         self._max_age_s = max_age_s
         self._max_bytes = max_bytes
         self._clock = clock
-        self._n_bytes = 0  # stored now; known once the database is open
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
 
@@ -100,31 +113,40 @@ class ResponseStore:
                 hint='send "store": false',
             )
         values = (id, caller, self._clock(), response, items, stored.n_input)
-        with self._lock:
-            self._remove("id = ?", (id,))
+        with self._lock, self._transaction():
+            self._run("DELETE FROM responses WHERE id = ?", (id,))
             self._run("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)", values)
-            self._n_bytes += n_new
-            self._remove("created_at < ?", (self._oldest(),))
+            self._run("DELETE FROM responses WHERE created_at < ?", (self._oldest(),))
             too_many = "SELECT id FROM responses ORDER BY created_at DESC, rowid DESC LIMIT -1 OFFSET ?"
-            self._remove(f"id IN ({too_many})", (self._max_responses,))
+            self._run(f"DELETE FROM responses WHERE id IN ({too_many})", (self._max_responses,))
             first = "SELECT id FROM responses WHERE id != ? ORDER BY created_at, rowid LIMIT 1"
-            while self._n_bytes > self._max_bytes and self._remove(f"id IN ({first})", (id,)):
-                pass
+            while self._n_bytes() > self._max_bytes:
+                if not self._run(f"DELETE FROM responses WHERE id IN ({first})", (id,)).rowcount:
+                    break
 
     def delete(self, id: str, *, caller: str) -> bool:
         """Whether there was one to delete."""
         with self._lock:
-            return self._remove("id = ? AND caller = ?", (id, caller)) > 0
+            return self._run("DELETE FROM responses WHERE id = ? AND caller = ?", (id, caller)).rowcount > 0
 
     def _oldest(self) -> float:
         return self._clock() - self._max_age_s
 
-    def _remove(self, condition: str, values: tuple[object, ...]) -> int:
-        """How many rows of that condition there were."""
-        found = self._run(f"SELECT COALESCE(SUM({_ROW_BYTES}), 0) FROM responses WHERE {condition}", values).fetchone()
-        n_removed = self._run(f"DELETE FROM responses WHERE {condition}", values).rowcount
-        self._n_bytes -= found[0]
-        return n_removed
+    def _n_bytes(self) -> int:
+        """Of all responses and conversations, whoever stored them."""
+        found: int = self._run("SELECT n_bytes FROM stored", ()).fetchone()[0]
+        return found
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing of what is run inside; other servers wait."""
+        self._run("BEGIN IMMEDIATE", ())
+        try:
+            yield
+            self._run("COMMIT", ())
+        finally:
+            if self._database is not None and self._database.in_transaction:
+                self._run("ROLLBACK", ())
 
     def close(self) -> None:
         with self._lock:
@@ -150,7 +172,7 @@ class ResponseStore:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
             database.executescript(_SCHEMA)
-            (self._n_bytes,) = database.execute(f"SELECT COALESCE(SUM({_ROW_BYTES}), 0) FROM responses").fetchone()
+            database.executescript(_COUNTING)
         except BaseException:
             database.close()  # the next request tries again
             raise

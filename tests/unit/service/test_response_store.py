@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 
 import psutil
@@ -77,6 +78,42 @@ def test_bytes_are_counted_again_after_a_restart(path):
     store = ResponseStore(path, max_bytes=10_000)
     store.put(large("b", 6000), caller="")
     assert [store.get(id, caller="") is not None for id in "ab"] == [False, True]
+
+
+def test_two_servers_on_one_file_share_the_bound(path):
+    one, two = (ResponseStore(path, max_bytes=10_000) for _ in range(2))
+    one.put(large("a", 4000), caller="")
+    two.put(large("b", 4000), caller="")
+    one.put(large("c", 4000), caller="")
+    two.put(large("d", 1000), caller="")
+    assert [two.get(id, caller="") is not None for id in "abcd"] == [False, True, True, True]
+    two.delete("b", caller="")
+    one.put(large("e", 4000), caller="")
+    assert [one.get(id, caller="") is not None for id in "cde"] == [True, True, True]
+
+
+def test_a_file_that_kept_no_count_is_counted(path):
+    """As versions before the count wrote it."""
+    store = ResponseStore(path, max_bytes=10_000)
+    store.put(large("a", 6000), caller="")
+    store.close()
+    database = sqlite3.connect(path)
+    database.executescript("DROP TRIGGER count_added; DROP TRIGGER count_removed; DROP TABLE stored;")
+    database.close()
+    store = ResponseStore(path, max_bytes=10_000)
+    store.put(large("b", 6000), caller="")
+    assert [store.get(id, caller="") is not None for id in "ab"] == [False, True]
+
+
+def test_a_put_that_fails_changes_nothing(path, monkeypatch):
+    store = ResponseStore(path, max_bytes=10_000)
+    store.put(response("a"), caller="")
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "_n_bytes", lambda: (_ for _ in ()).throw(StoreError("broken")))
+        with pytest.raises(StoreError, match="broken"):
+            store.put(large("a", 4000), caller="")
+    assert store.get("a", caller="") == response("a")
+    store.put(large("b", 4000), caller="")  # and the next one goes through
 
 
 def test_replaced_and_deleted_ones_no_longer_count(path):

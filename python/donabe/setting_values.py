@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Protocol
 
 DEFAULT_PORT = 11434
+DEFAULT_RPC_PORT = 50052
 _SCHEME_PORTS = {"http": 80, "https": 443}
 _TRUE = {"1", "true", "t", "yes", "on"}
 _FALSE = {"0", "false", "f", "no", "off"}
 _DURATION_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+_N_WORKERS_MAX = 16  # as many as ggml takes
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _SIZE_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -100,6 +103,19 @@ def parse_port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65535:
         raise ValueError(f"must have a port from 0 to 65535, not {text!r}")
     return int(text)
+
+
+def parse_worker(text: str) -> str:
+    """`host:port` of an RPC worker; the port defaults to 50052."""
+    host, separator, port_text = clean_text(text).partition(":")
+    if ":" in port_text or host.startswith("["):
+        raise ValueError(f"must name workers by IPv4 address or host name, not {text!r}")
+    if not _HOST_NAME.fullmatch(host):
+        raise ValueError(f"must be host:port, not {text!r}")
+    port = parse_port(port_text) if separator else DEFAULT_RPC_PORT
+    if port == 0:
+        raise ValueError(f"must have a port from 1 to 65535, not {text!r}")
+    return f"{host}:{port}"
 
 
 def parse_duration(raw: object) -> float:
@@ -297,6 +313,21 @@ class Texts:
         if not all(isinstance(item, str) for item in items):
             raise ValueError("must be a list of texts")
         return tuple(text for item in items if (text := str(item).strip()))
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Addresses of RPC workers, each once, comma-separated outside TOML."""
+
+    label: str = "comma list of host:port"
+
+    def __call__(self, raw: object) -> tuple[str, ...]:
+        workers = tuple(parse_worker(text) for text in Texts()(raw))
+        if len(set(workers)) < len(workers):
+            raise ValueError("must name each worker once")
+        if len(workers) > _N_WORKERS_MAX:
+            raise ValueError(f"must name at most {_N_WORKERS_MAX} workers, not {len(workers)}")
+        return workers
 
 
 @dataclass(frozen=True, slots=True)

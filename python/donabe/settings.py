@@ -33,6 +33,7 @@ from donabe.setting_values import (
     Texts,
     ValueKind,
     Verbosity,
+    Workers,
     clean_text,
 )
 
@@ -208,6 +209,10 @@ class Settings:
     )
     tensor_split: tuple[float, ...] = _declare(
         Shares(), (), "how much each device gets, for example `3,1`", shown="by free memory"
+    )
+
+    rpc: tuple[str, ...] = _declare(
+        Workers(), (), "RPC workers whose devices take part, `host:port`; see docs/rpc.md", shown="none"
     )
 
     # the engine

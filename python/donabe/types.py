@@ -56,6 +56,7 @@ class LoadOptions(_Value, frozen=True, kw_only=True):
     n_cpu_moe: int | None = None  # layers whose experts stay in the machine's memory; -1 all
     main_gpu: int | None = None  # index among the devices used; the others stay unused
     tensor_split: tuple[float, ...] = ()  # shares of the devices used
+    rpc: tuple[str, ...] = ()  # host:port of RPC workers, whose devices take part
     n_threads: int | None = None
     use_mmap: bool | None = None
     use_mlock: bool = False

@@ -73,6 +73,9 @@ class FakeChild:
             print("out of cheese", file=sys.stderr, flush=True)
             os._exit(7)
         send(messages.LoadProgress(fraction=0.5))
+        if self.behaviour == "lose_worker_at_load":
+            print("ggml-rpc.cpp:1: Remote RPC server crashed or returned malformed response", file=sys.stderr)
+            os.kill(os.getpid(), signal.SIGABRT)
         if self.behaviour == "stall_at_load":
             time.sleep(60)
         if self.behaviour == "refuse_load":
@@ -90,6 +93,9 @@ class FakeChild:
             if self.behaviour == "die_in_answer":
                 send(messages.LogLines(lines=((4, "GGML_ASSERT(false) failed"),)))
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.behaviour == "lose_worker":
+                print("ggml-rpc.cpp:1: Remote RPC server crashed or returned malformed response", file=sys.stderr)
+                os.kill(os.getpid(), signal.SIGABRT)
             if self.behaviour == "garbage":
                 self.channel._sock.sendall(b"\x03\x00\x00\x00\xc1\xc1\xc1")
             if self.behaviour in ("endless", "garbage"):

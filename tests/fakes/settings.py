@@ -34,6 +34,7 @@ class FakeSettings:
     cpu_moe: int | None = None
     main_gpu: int | None = None
     tensor_split: tuple[float, ...] = ()
+    rpc: tuple[str, ...] = ()
     max_step_latency_s: float | None = None
     auto_tune: Literal["off", "cached", "on"] = "cached"
     logging_level: int = logging.WARNING

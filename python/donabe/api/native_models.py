@@ -69,6 +69,7 @@ def _ps_entry(model: LoadedModel) -> JsonObject:
         "expires_at": local_timestamp(model.expires_at),
         "size_vram": model.size_vram_bytes,
         "context_length": model.n_ctx,
+        "devices": model.devices,
         "requests": model.n_requests,
     }
     status = model.status

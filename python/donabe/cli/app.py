@@ -43,6 +43,9 @@ COMMANDS: dict[str, Entry] = {
     "tune": Entry("donabe.cli.commands.tune:tune", "Measure the fastest settings for a model"),
     "key": Entry("donabe.cli.commands.key:key", "Manage the server's API keys"),
     "fit": Entry("donabe.cli.commands.fit:fit", "Show the memory a model would take"),
+    "rpc-server": Entry(
+        "donabe.cli.commands.rpc_server:rpc_server", "Lend this machine's devices to donabe on other machines"
+    ),
     "doctor": Entry("donabe.cli.commands.doctor:doctor", "Check the installation and the store"),
 }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from donabe.errors import ServerUnavailableError
+from donabe.errors import ServerUnavailableError, SettingsError
 from donabe.settings import load_settings
 
 if TYPE_CHECKING:
@@ -43,3 +44,25 @@ def connected(*, start_server: bool = False) -> Iterator[Client]:
                 pid = started.process.pid
                 sys.stderr.write(f"started a donabe server in the background (pid {pid}, log {started.log})\n")
         yield client
+
+
+def use_in_new_server(name: str, value: str) -> None:
+    """Give a setting to the server that `connected` will start.
+
+    Raises:
+        SettingsError: A server runs already, with settings of its own.
+    """
+    from donabe.client import Client
+
+    with Client() as client:
+        try:
+            client.heartbeat()
+        except ServerUnavailableError:
+            os.environ[f"DONABE_{name.upper()}"] = value
+            return
+        raise SettingsError(
+            f"--{name} is for a server that is started now, and one runs at {client.base_url} already",
+            setting=name,
+            source=f"flag --{name}",
+            hint=f"stop it, or start it with donabe serve --{name} {value}",
+        )

@@ -70,7 +70,7 @@ def _check_native() -> Iterator[Finding]:
 
     try:
         settings = load_settings()
-        wanted: JsonObject = {"backend": settings.backend, "devices": list(settings.devices)}
+        wanted: JsonObject = {"backend": settings.backend, "devices": list(settings.devices), "rpc": list(settings.rpc)}
     except DonabeError:
         wanted = {}  # reported with the settings
     try:
@@ -98,6 +98,8 @@ def _check_devices(answer: JsonObject) -> Iterator[Finding]:
         use = "used" if device["is_chosen"] else "not used"
         text = f"{device['description']} ({device['backend']}), {memory}; {use}: {device['reason']}"
         yield Finding("ok", f"device {device['name']}", text)
+    for worker in answer["lost_workers"]:
+        yield Finding("problem", f"worker {worker['address']}", worker["message"], worker["hint"])
     for plugin in answer["refused"]:
         yield Finding("problem", f"plug-in {plugin['name']}", plugin["message"], plugin["hint"])
     if "setting_error" in answer:

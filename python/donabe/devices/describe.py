@@ -1,24 +1,30 @@
 """The child process of `donabe doctor`: `python -m donabe.devices.describe`.
 
-Reads one JSON object from stdin: `backend` and `devices`, as set. Writes one to stdout: the build, what the CPU can do,
-every device with whether and why it is used, the plug-ins. A driver that crashes ends this process alone.
+Reads one JSON object from stdin: `backend`, `devices` and `rpc`, as set. Writes one to stdout: the build, what the CPU
+can do, every device with whether and why it is used, the plug-ins, RPC workers that can't be used. A driver that
+crashes ends this process alone.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+from donabe.devices.rpc import add_workers
 from donabe.devices.selection import select_devices
 from donabe.devices.start import start_backends
 from donabe.errors import DonabeError
 
 
-def describe(backend: str | None, names: list[str], native: Any = None) -> dict[str, Any]:
+def describe(
+    backend: str | None, names: list[str], native: Any = None, *, workers: Sequence[str] = ()
+) -> dict[str, Any]:
     """What there is; a setting that can't be met is told as `error`, beside the devices."""
     if native is None:
         from donabe import _core as native
+    lost = [] if backend == "cpu" else _add_each(workers, native)
     started = start_backends(backend, native)
     answer: dict[str, Any] = {
         "build": dict(started.build),
@@ -26,6 +32,7 @@ def describe(backend: str | None, names: list[str], native: Any = None) -> dict[
         "plugins": list(started.plugins),
         "refused": [{"name": item.name, "message": item.message, "hint": item.hint} for item in started.refused],
         "hint": started.hint,
+        "lost_workers": lost,
     }
     try:
         verdicts = select_devices(started.devices, backend, names)
@@ -48,6 +55,17 @@ def describe(backend: str | None, names: list[str], native: Any = None) -> dict[
     return answer
 
 
+def _add_each(workers: Sequence[str], native: Any) -> list[dict[str, str]]:
+    """Connect to the RPC workers; those that can't be used, with the reason."""
+    lost = []
+    for address in workers:
+        try:
+            add_workers([address], native)
+        except DonabeError as error:
+            lost.append({"address": address, "message": error.message, "hint": error.hint or ""})
+    return lost
+
+
 def _features(system_info: str) -> list[str]:
     """Names of what is switched on, out of lines as `CPU : AVX = 1 | AVX2 = 1 | ...`."""
     names = []
@@ -61,7 +79,7 @@ def _features(system_info: str) -> list[str]:
 def main() -> int:
     request = json.loads(sys.stdin.read() or "{}")
     try:
-        answer = describe(request.get("backend"), request.get("devices", []))
+        answer = describe(request.get("backend"), request.get("devices", []), workers=request.get("rpc", ()))
     except DonabeError as error:
         answer = {"error": error.message, "hint": error.hint or ""}
     json.dump(answer, sys.stdout)

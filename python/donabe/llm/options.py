@@ -43,6 +43,7 @@ class LoadKwargs(TypedDict, total=False):
     n_cpu_moe: int | None
     main_gpu: int | None
     tensor_split: Sequence[float]
+    rpc: Sequence[str]
     n_threads: int | None
     use_mmap: bool | None
     use_mlock: bool

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from donabe.devices.rpc import LOST_TEXT, lost_workers
 from donabe.errors import DonabeError, RunnerDiedError, RunnerError, RunnerStartError
 from donabe.runner import messages
 from donabe.runner.failures import error_from, failed_from, is_terminal
@@ -61,8 +62,15 @@ class Deadlines:
 class RunnerProcess:
     """A child process with a loaded model. Create with `start`."""
 
-    def __init__(self, child: ChildProcess, deadlines: Deadlines, on_progress: ProgressCallback | None) -> None:
+    def __init__(
+        self,
+        child: ChildProcess,
+        deadlines: Deadlines,
+        on_progress: ProgressCallback | None,
+        workers: Sequence[str] = (),
+    ) -> None:
         self._child = child
+        self._workers = workers  # RPC workers that the model uses
         self._deadlines = deadlines
         self._on_progress = on_progress
         self._ids = itertools.count(1)
@@ -107,7 +115,7 @@ class RunnerProcess:
         child = spare.take() if spare is not None else None
         if child is None:
             child = await ChildProcess.spawn(command)
-        runner = cls(child, deadlines or Deadlines(), on_progress)
+        runner = cls(child, deadlines or Deadlines(), on_progress, options.rpc)
         try:
             runner._info = await runner._load(spec, options)
         except BaseException:
@@ -287,7 +295,25 @@ class RunnerProcess:
         if problem or not await self._child.wait(self._deadlines.stop_s):
             self._kill_reason = self._kill_reason or problem or "closed its connection without exiting"
         await self._child.dispose()
-        self._fail_all(self._make_end())
+        self._fail_all(await self._lost_worker() or self._make_end())
+
+    async def _lost_worker(self) -> RunnerError | None:
+        """The end of a child that lost its connection to an RPC worker: ggml aborts then."""
+        if self._closing or not self._workers or not any(LOST_TEXT in line for line in self._tail()):
+            return None
+        names: Sequence[str] = self._workers
+        if len(names) > 1:  # ggml does not say which
+            names = await asyncio.to_thread(lost_workers, names) or names
+        text = f"lost the RPC worker {' or '.join(names)}"
+        kind: type[RunnerError] = RunnerDiedError
+        if self._info is None:
+            text, kind = f"{text} while loading the model", RunnerStartError
+        return kind(
+            text,
+            exit_reason=self._child.exit_reason,
+            log_tail=self._tail(),
+            hint="the next request loads the model again, once the worker is back",
+        )
 
     def _make_end(self) -> RunnerError:
         reason = self._kill_reason or self._child.exit_reason

@@ -19,17 +19,17 @@ import msgspec
 
 from donabe import _core
 from donabe.chat.prompt import PromptBuilder
-from donabe.devices.selection import BACKEND_NAMES
+from donabe.devices.selection import BACKEND_NAMES, backend_name
 from donabe.engine.api import EngineApi, Publish
 from donabe.engine.build import N_PARALLEL, build_engine
 from donabe.engine.draft_model import why_unfit
 from donabe.engine.engine import Engine
 from donabe.engine.kinds import memory_kind
-from donabe.engine.tuning import Setup
 from donabe.errors import InvalidRequestError, ModelFileError
 from donabe.runner.embedder import Embedder
-from donabe.runner.placement import model_params, place
+from donabe.runner.placement import count_layers, model_params, name_devices
 from donabe.runner.tune import tuned_setup, with_setup
+from donabe.setting_values import Workers
 from donabe.settings import default_home
 from donabe.types import Capability, LoadOptions, ModelInfo, ModelSpec
 
@@ -130,7 +130,7 @@ class Loaded:
             size_bytes=size_bytes,
             size_vram_bytes=size_vram_bytes,
             capabilities=self._capabilities(),
-            devices=self._devices,
+            devices=tuple(_shown_name(name) for name in self._devices),
             pid=os.getpid(),
         )
 
@@ -147,6 +147,14 @@ class Loaded:
         if self._spec.capabilities:
             return self._spec.capabilities
         return ("completion",) if self._engine is not None else ("embedding",)
+
+
+def _shown_name(name: str) -> str:
+    """A device's name; of one of another machine with the address, as in its buffers' names."""
+    for device in _core.devices():
+        if device.name == name and backend_name(device.backend) == "rpc":
+            return f"{name}[{device.description}]"
+    return name
 
 
 class _Outlet:
@@ -236,6 +244,10 @@ def check_options(options: LoadOptions) -> None:
         raise InvalidRequestError(f"pooling must be one of {known}, not {options.pooling!r}", field="pooling")
     if any(not math.isfinite(share) or share < 0 for share in options.tensor_split):
         raise InvalidRequestError("tensor_split must hold numbers of 0 or more", field="tensor_split")
+    try:
+        Workers()(list(options.rpc))
+    except ValueError as error:
+        raise InvalidRequestError(f"rpc {error}", field="rpc") from None
     if options.backend is not None and options.backend not in BACKEND_NAMES:
         known = ", ".join(BACKEND_NAMES)
         raise InvalidRequestError(f"backend must be one of {known}, not {options.backend!r}", field="backend")

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from donabe import _core
+from donabe.devices.rpc import add_workers
 from donabe.devices.start import choose_devices
 from donabe.engine.build import planned_contexts
 from donabe.errors import InvalidRequestError
@@ -33,10 +34,13 @@ def name_devices(options: LoadOptions) -> LoadOptions:
 
     Raises:
         InvalidRequestError: A backend, device or index is not there.
-        LoadError: There is no CPU backend, or the file can't be planned.
+        RunnerStartError: An RPC worker can't be reached, or speaks another version.
+        LoadError: There is no CPU backend.
     """
     asks_for_none = options.n_gpu_layers == 0 and not options.devices and options.backend is None
     is_for_cpu = asks_for_none or options.devices == (CPU,)
+    if not is_for_cpu and options.backend != "cpu":
+        add_workers(options.rpc, _core)
     names = choose_devices("cpu" if is_for_cpu else options.backend, options.devices)
     if options.main_gpu is not None and names and options.main_gpu >= len(names):
         raise InvalidRequestError(

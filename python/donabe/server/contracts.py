@@ -92,6 +92,9 @@ class ServerSettings(Protocol):
     def tensor_split(self) -> tuple[float, ...]: ...
 
     @property
+    def rpc(self) -> tuple[str, ...]: ...
+
+    @property
     def max_step_latency_s(self) -> float | None: ...
 
     @property

@@ -35,6 +35,7 @@ class LoadedModel:
     options: LoadOptions
     size_bytes: int
     size_vram_bytes: int
+    devices: tuple[str, ...]
     n_ctx: int
     expires_at: float
     n_requests: int
@@ -75,6 +76,7 @@ class Models:
                 options=resident.options,
                 size_bytes=resident.info.size_bytes,
                 size_vram_bytes=resident.info.size_vram_bytes,
+                devices=resident.info.devices,
                 n_ctx=resident.info.n_ctx_per_request,
                 expires_at=now + min(resident.expires_in_s, FOREVER_S),
                 n_requests=resident.n_leases,

@@ -56,6 +56,13 @@ def test_ps_shows_processor_context_and_expiry(server: FakeServer, donabe: Run) 
     assert lines[2].endswith("Stopping...    ")
 
 
+def test_ps_names_devices_of_other_machines(server: FakeServer, donabe: Run) -> None:
+    entry = {"name": "m:latest", "digest": DIGEST, "size": 10**9, "size_vram": 10**9, "context_length": 4096}
+    entry |= {"expires_at": "2318-01-01T00:00:00Z", "devices": ["RPC0[10.0.0.2:50052]", "CUDA0"]}
+    server.reply("GET", "/api/ps", [{"models": [entry]}])
+    assert "100% GPU, RPC0[10.0.0.2:50052]    4096" in donabe("ps").out
+
+
 @pytest.mark.parametrize(
     ("size", "vram", "text"),
     [(4, 0, "100% CPU"), (4, 4, "100% GPU"), (4, 5, "Unknown"), (0, 0, "Unknown"), (1000, 995, "1%/99% CPU/GPU")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from donabe.types import Delta, Event, Failed, Finished, GenerateRequest, LoadOp
 
 SPEC = ModelSpec(name="fake", paths=("/nowhere.gguf",), details=ModelDetails())
 SCRIPT = Path(runner_child.__file__)
+AUTOMATIC = LoadOptions()
 ASK = GenerateRequest(prompt="one two three")
 FAST = Deadlines(start_s=20.0, load_stall_s=0.2, stop_s=0.3, ping_interval_s=0.05, ping_timeout_s=0.3, step_s=5.0)
 
@@ -32,9 +34,11 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]))
     started: list[RunnerProcess] = []
 
-    async def begin(behaviour: str, deadlines: Deadlines | None = None, **more: Any) -> RunnerProcess:
+    async def begin(
+        behaviour: str, deadlines: Deadlines | None = None, options: LoadOptions = AUTOMATIC, **more: Any
+    ) -> RunnerProcess:
         command = (sys.executable, str(SCRIPT), behaviour)
-        runner = await RunnerProcess.start(SPEC, LoadOptions(), deadlines=deadlines, command=command, **more)
+        runner = await RunnerProcess.start(SPEC, options, deadlines=deadlines, command=command, **more)
         started.append(runner)
         return runner
 
@@ -112,6 +116,39 @@ async def test_native_log_tail_is_in_the_error(start: Start) -> None:
     assert isinstance(events[-1], Failed)
     assert "GGML_ASSERT(false) failed" in events[-1].message
     assert events[-1].data["exit_reason"] == "signal 9 (SIGKILL)"
+
+
+async def test_lost_rpc_worker_is_named_once(start: Start) -> None:
+    runner = await start("lose_worker", options=LoadOptions(rpc=("10.0.0.2:50052",)))
+    events = await collect(runner.generate(ASK))
+    assert [is_terminal(event) for event in events] == [False, True]
+    failed = events[-1]
+    assert isinstance(failed, Failed)
+    assert (failed.kind, failed.message) == ("RunnerDiedError", "lost the RPC worker 10.0.0.2:50052")
+    assert "once the worker is back" in str(failed.hint)
+    assert failed.data["exit_reason"] == "signal 6 (SIGABRT)"
+
+
+async def test_of_several_rpc_workers_the_unreachable_one_is_named(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        gone = f"127.0.0.1:{unused.getsockname()[1]}"
+        runner = await start("lose_worker", options=LoadOptions(rpc=(f"127.0.0.1:{there.getsockname()[1]}", gone)))
+        events = await collect(runner.generate(ASK))
+    assert isinstance(events[-1], Failed)
+    assert events[-1].message == f"lost the RPC worker {gone}"
+
+
+async def test_rpc_worker_lost_while_loading(start: Start) -> None:
+    with pytest.raises(RunnerStartError, match=r"^lost the RPC worker 10\.0\.0\.2:50052 while loading the model$"):
+        await start("lose_worker_at_load", options=LoadOptions(rpc=("10.0.0.2:50052",)))
+
+
+async def test_abort_of_a_model_without_rpc_workers_is_told_as_it_is(start: Start) -> None:
+    runner = await start("lose_worker")
+    events = await collect(runner.generate(ASK))
+    assert isinstance(events[-1], Failed)
+    assert "signal 6 (SIGABRT)" in events[-1].message
 
 
 async def test_unreadable_frame_ends_the_child(start: Start) -> None:

@@ -26,6 +26,8 @@ def test_backends_are_those_of_the_selection() -> None:
         ("DONABE_BACKEND", "Vulkan", "backend", "vulkan"),
         ("DONABE_BACKEND", "auto", "backend", None),
         ("DONABE_DEVICES", "CUDA0,CUDA1", "devices", ("CUDA0", "CUDA1")),
+        ("DONABE_RPC", "10.0.0.2:5000, box-2.lan", "rpc", ("10.0.0.2:5000", "box-2.lan:50052")),
+        ("DONABE_RPC", "", "rpc", ()),
     ],
 )
 def test_good_values(variable: str, text: str, name: str, expected: object) -> None:
@@ -44,6 +46,17 @@ def test_good_values(variable: str, text: str, name: str, expected: object) -> N
         ("DONABE_TENSOR_SPLIT", "1,nan"),
         ("DONABE_MAIN_GPU", "256"),
         ("DONABE_BACKEND", "tpu"),
+        ("DONABE_RPC", "10.0.0.2:0"),
+        ("DONABE_RPC", "10.0.0.2:65536"),
+        ("DONABE_RPC", "10.0.0.2:"),
+        ("DONABE_RPC", ":50052"),
+        ("DONABE_RPC", "a b:1"),
+        ("DONABE_RPC", "[::1]:50052"),
+        ("DONABE_RPC", "::1"),
+        ("DONABE_RPC", "http://10.0.0.2:1"),
+        ("DONABE_RPC", "-x:1"),
+        ("DONABE_RPC", "a:1,a:1"),
+        ("DONABE_RPC", ",".join(f"a{i}:1" for i in range(17))),
     ],
 )
 def test_bad_values(variable: str, text: str) -> None:

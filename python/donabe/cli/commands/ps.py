@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 import click
@@ -28,7 +29,7 @@ def running_table(answer: JsonObject, prefix: str = "", now: datetime | None = N
             model["name"],
             model["digest"][:12],
             format_bytes(model["size"]),
-            processor(model["size"], model.get("size_vram", 0)),
+            processor(model["size"], model.get("size_vram", 0), model.get("devices", ())),
             str(model.get("context_length", "")),
             _until(model["expires_at"], now),
         )
@@ -38,8 +39,13 @@ def running_table(answer: JsonObject, prefix: str = "", now: datetime | None = N
     return format_table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
 
 
-def processor(size: int, size_vram: int) -> str:
-    """Where a model's memory is: `100% CPU`, `25%/75% CPU/GPU`, ..."""
+def processor(size: int, size_vram: int, devices: Sequence[str] = ()) -> str:
+    """Where a model's memory is: `100% CPU`, `25%/75% CPU/GPU`, ...; devices of other machines are named."""
+    remote = [name for name in devices if name.startswith("RPC")]
+    return ", ".join((_shares(size, size_vram), *remote))
+
+
+def _shares(size: int, size_vram: int) -> str:
     if size_vram == 0 and size > 0:
         return "100% CPU"
     if size == 0 or size_vram > size:

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from donabe.cli.base import Command, file_as_absolute
-from donabe.cli.connection import connected
+from donabe.cli.connection import connected, use_in_new_server
 from donabe.cli.run_model.options import RunOptions, find_or_pull
 from donabe.cli.text import normalize_keep_alive
+from donabe.setting_values import Workers
 from donabe.types import JsonObject
 
 _THINK_WORDS = ("true", "false", "high", "medium", "low", "max")
@@ -55,6 +56,15 @@ def _format(_ctx: click.Context, _parameter: click.Parameter, text: str | None) 
     return schema
 
 
+def _rpc(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None:
+        try:
+            Workers()(text)
+        except ValueError as error:
+            raise click.UsageError(f"--rpc {error}") from None
+    return text
+
+
 @click.command("run", cls=RunCommand, settings=("host", "editor", "no_history"))
 @click.argument("model", callback=file_as_absolute)
 @click.argument("prompt", nargs=-1)
@@ -64,6 +74,7 @@ def _format(_ctx: click.Context, _parameter: click.Parameter, text: str | None) 
 @click.option("--insecure", is_flag=True, help="Allow a registry without TLS when pulling")
 @click.option("--keepalive", callback=_keep_alive, metavar="DURATION", help="How long the model stays loaded (5m)")
 @click.option("--nowordwrap", is_flag=True, help="Don't wrap words at the terminal's width")
+@click.option("--rpc", callback=_rpc, metavar="ADDRESSES", help="RPC workers (host:port,...) for the server it starts")
 @click.option("--think", callback=_think, metavar="[=VALUE]", help="Let the model think: true, false, low, ..., max")
 @click.option("--truncate/--no-truncate", default=None, help="Cut input longer than the context (embedding models)")
 @click.option("--verbose", is_flag=True, help="Show timings after the answer")
@@ -85,6 +96,8 @@ def run(model: str, prompt: tuple[str, ...], **given: Any) -> None:
         dimensions=given["dimensions"],
     )
     text = _prompt_text(prompt)
+    if given["rpc"] is not None:
+        use_in_new_server("rpc", given["rpc"])
     with connected(start_server=True) as client:
         facts = find_or_pull(client, options)
         if options.think is None and facts.can_think:

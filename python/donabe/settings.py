@@ -215,6 +215,16 @@ class Settings:
         Workers(), (), "RPC workers whose devices take part, `host:port`; see docs/rpc.md", shown="none"
     )
 
+    # copies of a model
+    replicas: int = _declare(
+        Number(0), 0, "copies of each model, run by Ray; 0 = one, in a process of the server; see docs/replicas.md"
+    )
+    replica_cpus: int = _declare(Number(0, zero_is_auto=True), 0, "CPUs of each replica", shown="even shares")
+    replica_gpus: int = _declare(Number(0), 0, "GPUs of each replica")
+    ray_address: str = _declare(
+        Text(), "", "Ray cluster that replicas run in", twins="RAY_ADDRESS", shown="a Ray of its own on this machine"
+    )
+
     # the engine
     flash_attention: bool | None = _declare(
         Flag(auto=True), None, "use flash attention", twins="OLLAMA_FLASH_ATTENTION", shown="auto"

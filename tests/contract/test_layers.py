@@ -15,10 +15,11 @@ COMMON = {"child_process", "errors", "setting_layers", "setting_values", "settin
 
 # What each part may import beside itself and COMMON. Layers may name only layers below them.
 ALLOWED: dict[str, set[str]] = {
-    "server": {"api", "service", "pool", "runner", "store", "registry", "modelfile"},
+    "server": {"api", "service", "pool", "replicas", "runner", "store", "registry", "modelfile"},
     "api": {"service"},
     "service": {"pool", "runner", "store", "registry", "modelfile", "template", "convert"},
     "pool": {"runner"},
+    "replicas": {"runner"},
     "runner": {"chat", "engine", "devices", "_core"},
     "chat": {"template", "_core"},
     "engine": {"_core"},

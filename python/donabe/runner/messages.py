@@ -164,7 +164,13 @@ child_message_decoder: msgspec.msgpack.Decoder[ChildMessage] = msgspec.msgpack.D
 
 
 def encode_frame(message: ParentMessage | ChildMessage) -> bytes:
-    """One frame, header included.
+    """One frame, header included. Raises as `encode_body`."""
+    body = encode_body(message)
+    return _HEADER.pack(len(body)) + body
+
+
+def encode_body(message: ParentMessage | ChildMessage) -> bytes:
+    """A frame without its header, for transports that keep messages apart themselves.
 
     Raises:
         RunnerError: The message is larger than MAX_FRAME_BYTES.
@@ -175,7 +181,7 @@ def encode_frame(message: ParentMessage | ChildMessage) -> bytes:
     except (UnicodeEncodeError, OverflowError, TypeError) as error:
         raise InvalidRequestError(f"the request can't be passed to the model: {error}") from error
     check_frame_size(len(body))
-    return _HEADER.pack(len(body)) + body
+    return body
 
 
 def frame_body_bytes(header: bytes) -> int:

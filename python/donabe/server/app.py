@@ -48,7 +48,7 @@ from donabe.service.models import Models
 from donabe.service.response_store import ResponseStore
 from donabe.service.uploads import Uploads
 
-# Resident models when the setting is automatic.
+# Resident models when the setting is automatic, and runners are processes of this machine.
 AUTOMATIC_MAX_LOADED = 3
 # How long runners may take to let go of requests; answers have ended, or been ended, before.
 RELEASE_S = 1.0
@@ -67,6 +67,7 @@ class Collaborators:
     uploads: Uploads | None = None
     push: PullModel | None = None
     spare: SpareRunner | None = None  # what `start_runner` takes children from
+    max_loaded: int = AUTOMATIC_MAX_LOADED  # resident models when the setting is automatic
     tracing: Tracing | None = None
 
 
@@ -107,7 +108,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
 
 def _model_pool(settings: ServerSettings, collaborators: Collaborators) -> ModelPool:
     limits = PoolLimits(
-        max_loaded=settings.max_loaded_models or AUTOMATIC_MAX_LOADED,
+        max_loaded=settings.max_loaded_models or collaborators.max_loaded,
         max_queue=settings.max_queue,
         keep_alive_s=settings.keep_alive_s,
     )

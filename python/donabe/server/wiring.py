@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import platform
 import threading
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -28,13 +30,14 @@ from donabe.store.models import ModelStore
 from donabe.types import LoadOptions, ModelSpec
 
 if TYPE_CHECKING:
+    from donabe.replicas.cluster import ReplicaCluster
     from donabe.server.app import Collaborators
     from donabe.settings import Settings
 
 
 def real_collaborators(settings: ServerSettings) -> Collaborators:
     """What `donabe serve` runs over."""
-    from donabe.server.app import Collaborators
+    from donabe.server.app import AUTOMATIC_MAX_LOADED, Collaborators
 
     store = ModelStore.from_settings(cast("Settings", settings), allow_files=_callers_are_local(settings))
     if not cast("Settings", settings).keep_unused:
@@ -43,17 +46,22 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
         ).start()  # it may take a while; nobody waits
     transfer = options_from(cast("Settings", settings))
     pull = Puller(store, transfer)
-    spare = SpareRunner() if settings.spare_runner else None
+    replicas = _replicas(cast("Settings", settings))
+    spare = SpareRunner() if settings.spare_runner and replicas is None else None
+    start = partial(RunnerProcess.start, deadlines=deadlines_for(settings), spare=spare)
     return Collaborators(
         store=store,
         pull=pull,
         read_metadata=read_metadata,
-        free_bytes=_free_bytes,
-        start_runner=partial(_start_runner, deadlines_for(settings), cast("Settings", settings), spare),
+        free_bytes=_free_bytes if replicas is None else None,  # replicas may be on other machines
+        start_runner=partial(
+            _start_runner, cast("Settings", settings), start if replicas is None else replicas.start_runner
+        ),
         creator=ModelCreator(store, pull=pull),
         uploads=Uploads(store),
         push=Pusher(store, transfer),
         spare=spare,
+        max_loaded=AUTOMATIC_MAX_LOADED if replicas is None else 1,  # replicas share all CPUs of the cluster
         tracing=tracing_from(os.environ),
     )
 
@@ -77,8 +85,31 @@ def _free_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def _replicas(settings: Settings) -> ReplicaCluster | None:
+    """The Ray cluster that models run in, when copies of them are asked for."""
+    if settings.replicas == 0:
+        return None
+    from donabe.replicas.options import ReplicaOptions
+    from donabe.replicas.start import connect_replicas
+
+    return connect_replicas(
+        ReplicaOptions(
+            n_replicas=settings.replicas,
+            cpus=settings.replica_cpus,
+            gpus=settings.replica_gpus,
+            address=settings.ray_address,
+            owner=f"{platform.node()}-{settings.port}",
+            max_queue=settings.max_queue,
+            load_stall_s=deadlines_for(settings).load_stall_s,
+        )
+    )
+
+
 async def _start_runner(
-    deadlines: Deadlines, settings: Settings, spare: SpareRunner | None, spec: ModelSpec, options: LoadOptions
+    settings: Settings,
+    start: Callable[[ModelSpec, LoadOptions], Awaitable[ModelRunner]],
+    spec: ModelSpec,
+    options: LoadOptions,
 ) -> ModelRunner:
     options = msgspec.structs.replace(
         options,
@@ -86,4 +117,4 @@ async def _start_runner(
         prefix_cache_disk_bytes=settings.prefix_cache_disk_bytes,
         prefix_cache_home=str(settings.home),
     )
-    return await RunnerProcess.start(spec, options, deadlines=deadlines, spare=spare)
+    return await start(spec, options)

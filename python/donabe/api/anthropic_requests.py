@@ -22,6 +22,7 @@ from donabe.types import Constraint, Message, Tool, ToolCall, ToolChoice
 
 _OPTION_FIELDS = ("temperature", "top_p", "top_k")
 _HARMLESS = ("metadata", "service_tier", "cache_control", "betas", "speed", "inference_geo")
+_ROLES = ("user", "assistant", "system")
 _RESULT_KINDS = ("text", "image", "document", "search_result")
 _BLOCK_FIELDS = {
     "text": ("text", "citations"),
@@ -94,9 +95,9 @@ def decode_messages_request(body: bytes, *, is_counting: bool = False) -> Anthro
 
 def _options(fields: Fields, *, needs_max_tokens: bool) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    max_tokens = fields.take("max_tokens")
-    if max_tokens is not None or needs_max_tokens:
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens <= 0:
+    if needs_max_tokens or fields.has("max_tokens"):
+        max_tokens = fields.integer("max_tokens")
+        if max_tokens <= 0:
             raise InvalidRequestError("max_tokens is required and must be positive", field="max_tokens")
         options["num_predict"] = check("num_predict", max_tokens, field="max_tokens")
     for name in _OPTION_FIELDS:
@@ -118,13 +119,22 @@ def _conversation(system: object, items: list[Fields]) -> tuple[tuple[Message, .
     if text := _system_text(system):
         messages.append(Message(role="system", content=text))
     for fields in items:
-        reader = _BlockReader(fields.string("role").lower(), names)
+        reader = _BlockReader(_role(fields), names)
         content = fields.take("content")
         reader.read(content)
         _report_blocks(fields, "content", content)
         messages += reader.messages()
         warnings += reader.warnings
     return tuple(messages), tuple(dict.fromkeys(warnings))
+
+
+def _role(fields: Fields) -> str:
+    role = fields.string("role").lower()
+    if role not in _ROLES:
+        raise InvalidRequestError(
+            f"unexpected role {role[:40]!r}: allowed are user, assistant and system", field="messages.role"
+        )
+    return role
 
 
 def _system_text(system: object) -> str:
@@ -328,6 +338,8 @@ def _tool_choice(fields: Fields | None, tools: tuple[Tool, ...]) -> ToolChoice:
 
 def _think(thinking: Fields | None, config: Fields | None) -> Think:
     kind = thinking.string("type") if thinking is not None else ""
+    if thinking is not None and kind not in ("enabled", "adaptive", "disabled"):
+        raise InvalidRequestError("thinking.type must be enabled, adaptive or disabled", field="thinking.type")
     if kind == "disabled":
         return False
     effort = config.string("effort").lower() if config is not None else ""

@@ -8,11 +8,12 @@ from donabe.api.body import Fields, kind_of, parse_json
 from donabe.api.native import decode_message, unknown_fields
 from donabe.errors import InvalidRequestError
 from donabe.service.create_call import CreateCall
+from donabe.service.parameters import PARAMETERS
 
 
 @dataclass(frozen=True)
 class NativeCreate:
-    """A decoded create request; `warnings` names every field without effect."""
+    """A decoded create request; `warnings` names every field and parameter without effect."""
 
     call: CreateCall
     is_streamed: bool
@@ -47,7 +48,8 @@ def decode_create(body: bytes) -> NativeCreate:
     )
     is_streamed = fields.boolean("stream", True)
     fields.ignore("username", "password")
-    return NativeCreate(call, is_streamed, unknown_fields(fields))
+    unknown = tuple(f"unknown parameter {name}" for name in call.parameters if name not in PARAMETERS)
+    return NativeCreate(call, is_streamed, unknown + unknown_fields(fields))
 
 
 def _texts(fields: Fields, name: str) -> dict[str, str]:

@@ -88,12 +88,15 @@ def _ps_entry(model: LoadedModel) -> JsonObject:
     return entry
 
 
-def show_body(description: ModelDescription, shown: ModelSpec, *, is_verbose: bool, modelfile: str) -> bytes:
+def show_body(
+    description: ModelDescription, shown: ModelSpec, *, is_verbose: bool, modelfile: str, basename: str = ""
+) -> bytes:
     """`POST /api/show`.
 
     Args:
         description: The model as it is stored.
         shown: The same with the request's system prompt and options laid over it.
+        basename: What `general.basename` is, for clients that show it in place of the model's name.
     """
     spec, gguf = description.spec, description.gguf
     reply: JsonObject = {}
@@ -112,6 +115,8 @@ def show_body(description: ModelDescription, shown: ModelSpec, *, is_verbose: bo
     if spec.messages:
         reply["messages"] = [{"role": m.role, "content": m.content} for m in spec.messages]
     reply["model_info"] = _metadata(gguf, is_verbose=is_verbose) if gguf is not None else {}
+    if basename:
+        reply["model_info"]["general.basename"] = basename
     if description.projector is not None:
         reply["projector_info"] = _metadata(description.projector, is_verbose=is_verbose)
     if gguf is not None and gguf.tensors:

@@ -209,8 +209,8 @@ def decode_tool_choice(value: object, tools: tuple[Tool, ...], *, parallel: bool
     raise InvalidRequestError("tool_choice must be none, auto, required or a named function", field="tool_choice")
 
 
-def decode_effort(value: object) -> Think:
-    """`reasoning_effort` as what the model is told."""
+def decode_effort(value: object, *, field: str = "reasoning_effort") -> Think:
+    """The effort of reasoning as what the model is told."""
     if value is None:
         return None
     if not isinstance(value, str) or value not in EFFORTS:
@@ -218,7 +218,7 @@ def decode_effort(value: object) -> Think:
         raise InvalidRequestError(
             f'invalid reasoning value: {shown} (must be "minimal", "low", "medium", "high", "xhigh", "ultra",'
             ' "max", or "none")',
-            field="reasoning_effort",
+            field=field,
         )
     return EFFORTS[value]
 
@@ -238,10 +238,12 @@ def decode_response_format(value: object) -> Constraint:
     if kind == "json_schema":
         holder = value.get("json_schema")
         schema = holder.get("schema") if isinstance(holder, dict) else value.get("schema")
-        if schema is None:
-            return Constraint(json_object=True)
         if not isinstance(schema, dict):
-            raise InvalidRequestError("json_schema.schema must be an object", field="response_format.json_schema")
+            raise InvalidRequestError(
+                "response_format.json_schema.schema must be an object",
+                field="response_format.json_schema.schema",
+                hint="for any JSON object use the type json_object",
+            )
         return Constraint(json_schema=schema)
     if kind == "grammar" and isinstance(value.get("grammar"), str):
         return Constraint(grammar=value["grammar"])

@@ -275,12 +275,12 @@ def _completion_logprobs(fields: Fields) -> int | None:
 
 def _think(fields: Fields) -> Think:
     reasoning = fields.inner("reasoning")
-    effort = fields.take("reasoning_effort")
+    found = decode_effort(fields.take("reasoning_effort")) if reasoning is None else None
     think = decode_think(fields.take("think"))
     if reasoning is not None:
-        effort = reasoning.take("effort")
+        fields.ignore("reasoning_effort")
         reasoning.ignore("summary", "generate_summary")
-    found = decode_effort(effort)
+        found = decode_effort(reasoning.take("effort"), field="reasoning.effort")
     return think if found is None else found
 
 

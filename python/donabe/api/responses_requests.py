@@ -85,7 +85,7 @@ def decode_responses(body: bytes) -> ResponsesRequest:
         tool_choice=choice,
         force_tools=choice.mode == "required",
         constraint=constraint,
-        think=decode_effort(effort),
+        think=decode_effort(effort, field="reasoning.effort"),
         truncate=truncation == "auto",
         context_shift=False,
         logprobs=bool(top_logprobs) or _LOGPROBS in include,

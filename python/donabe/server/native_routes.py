@@ -32,6 +32,9 @@ from donabe.store.names import ModelName, split_where
 # The level of the reference API this server implements; clients compare versions.
 API_VERSION = "0.33.0"
 
+# This client lists models by their basename, which a model and its copies share.
+_SHOWS_BASENAME = "GitHubCopilotChat/"
+
 AnyCall = TypeVar("AnyCall", bound=ModelCall)
 
 
@@ -186,6 +189,7 @@ class NativeRoutes:
     async def show(self, request: Request) -> Response:
         decoded = native.decode_named(await self._body(request), "ShowRequest")
         _require_name(decoded.name)
+        basename = decoded.name if request.headers.get("user-agent", "").startswith(_SHOWS_BASENAME) else ""
 
         async def compute() -> bytes:
             try:
@@ -195,7 +199,9 @@ class NativeRoutes:
                 raise ModelNotFoundError(f"model '{short}' not found", name=short, hint=error.hint) from None
             shown = overlay(description.spec, system=decoded.system, options=decoded.options)
             text = modelfile_text(shown)
-            return native_models.show_body(description, shown, is_verbose=decoded.is_verbose, modelfile=text)
+            return native_models.show_body(
+                description, shown, is_verbose=decoded.is_verbose, modelfile=text, basename=basename
+            )
 
         return self._value(compute, decoded.warnings)
 

@@ -159,6 +159,10 @@ NAMES = [
     Case("61", "POST /api/show", {"model": "C"}, real=True, expect={
         "model_info": lambda info: "general.architecture" in info, "capabilities": lambda c: "completion" in c,
         "modified_at": str, "details.quantization_level": str}),
+    Case("8.5", "POST /api/show", {"model": "c"}, sent={"user-agent": "GitHubCopilotChat/0.30"},
+         expect={"model_info": lambda info: info["general.basename"] == "c"}),
+    Case("8.7", "POST /api/create", {"model": "a b", "from": "C", "parameters": {"temprature": 1}}, 400,
+         error="invalid model name"),
     Case("60", "GET /api/tags", real=True, expect={"models.0.name": re.compile(".+:.+"), "models.0.size": int,
          "models.0.digest": re.compile("[0-9a-f]{64}"), "models.0.details.families": list}),
     Case("65", "HEAD /api/blobs/xyz", status=400),

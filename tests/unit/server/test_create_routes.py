@@ -208,6 +208,13 @@ async def test_unknown_field_is_reported_in_a_header(client: httpx.AsyncClient) 
     assert "modelfile" in response.headers["warning"]
 
 
+async def test_unknown_parameter_is_reported_in_a_header(client: httpx.AsyncClient) -> None:
+    files = {"m.gguf": await upload(client, tiny_model().encode())}
+    body = {"model": "m", "files": files, "parameters": {"temprature": 1, "top_k": 3}, "stream": False}
+    response = await client.post("/api/create", json=body)
+    assert (response.status_code, response.headers["warning"]) == (200, '299 donabe "unknown parameter temprature"')
+
+
 # --- push ------------------------------------------------------------------------------------------------------------
 
 

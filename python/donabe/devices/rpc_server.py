@@ -8,6 +8,7 @@ is handed over by inheritance.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -25,6 +27,9 @@ from donabe.errors import DonabeError, RunnerStartError, SettingsError
 WORKER_COMMAND = (sys.executable, "-m", "donabe.devices.rpc_worker")
 N_CONNECTIONS_MAX = 32
 _CHECK_TIMEOUT_S = 120.0
+# Of accept: the peer left already, or there are no descriptors or no memory for a moment.
+_PASSING_ERRORS = {errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPROTO}
+_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +80,16 @@ class Worker:
         return int(self._listener.getsockname()[1])
 
     def run(self) -> NoReturn:
-        """Accept connections for ever; ends with an exception only."""
+        """Accept connections for ever; ends with an exception only, OSError when it was closed."""
         while True:
-            connection, (host, port) = self._listener.accept()
+            try:
+                connection, (host, port) = self._listener.accept()
+            except OSError as error:
+                if error.errno not in _PASSING_ERRORS:
+                    raise
+                report(f"a connection was lost: {error.strerror}")
+                time.sleep(_PAUSE_S)
+                continue
             peer = f"{host}:{port}"
             with connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -88,6 +100,8 @@ class Worker:
 
     def close(self) -> None:
         """Stop listening and end the processes of all connections. Idempotent."""
+        with contextlib.suppress(OSError):  # it was closed already
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes a thread that accepts
         self._listener.close()
         with self._lock:
             children, self._children = self._children, set()

@@ -136,6 +136,13 @@ class Settings:
         Number(0), 512, "requests that may wait before new ones are refused", twins="OLLAMA_MAX_QUEUE"
     )
     max_body_bytes: int = _declare(Size(), 256_000_000, "largest accepted request body", shown="256MB", name="max_body")
+    stream_interval_s: float = _declare(
+        Duration(),
+        0.02,
+        "least time between two pieces of a streamed answer; 0 sends every token by itself, negative = all at the end",
+        shown="20ms",
+        name="stream_interval",
+    )
     shutdown_timeout_s: float = _declare(
         Duration(),
         10.0,

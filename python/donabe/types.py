@@ -176,6 +176,7 @@ class OutputOptions(_Value, frozen=True, kw_only=True):
     top_logprobs: int = 0  # 0..20 alternatives per token
     context_shift: bool = False  # drop the middle when the context is full instead of ending with `length`
     return_context: bool = False  # fill Finished.context; for generate and chat requests alike
+    stream_interval_s: float = 0.0  # least time between two deltas of a completion; inf = one, and the rest at the end
 
 
 class Constraint(_Value, frozen=True, kw_only=True):

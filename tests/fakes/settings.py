@@ -36,6 +36,7 @@ class FakeSettings:
     tensor_split: tuple[float, ...] = ()
     rpc: tuple[str, ...] = ()
     max_step_latency_s: float | None = None
+    stream_interval_s: float = 0.0
     auto_tune: Literal["off", "cached", "on"] = "cached"
     logging_level: int = logging.WARNING
     home: Path = Path("/nonexistent")

@@ -51,7 +51,6 @@ class AnthropicMessages:
     """
 
     call: ChatCall
-    is_streamed: bool
     n_estimated_tokens: int
     warnings: tuple[str, ...]
 
@@ -71,12 +70,12 @@ def decode_messages_request(body: bytes, *, is_counting: bool = False) -> Anthro
     _report_blocks(fields, "system", system)
     tools = _tools(fields.items("tools", fields.array("tools", "[]anthropic.Tool")))
     choice = _tool_choice(fields.inner("tool_choice"), tools)
-    is_streamed = fields.boolean("stream")
     if fields.take("mcp_servers") or fields.take("container"):
         raise InvalidRequestError("mcp_servers and container are not supported", field="mcp_servers")
     config = fields.inner("output_config")
     call = ChatCall(
         model=model,
+        is_streamed=fields.boolean("stream"),
         options=options,
         keep_alive_s=parse_keep_alive(fields.take("keep_alive")),
         messages=messages,
@@ -90,7 +89,7 @@ def decode_messages_request(body: bytes, *, is_counting: bool = False) -> Anthro
         context_shift=False,
     )
     fields.ignore(*_HARMLESS)
-    return AnthropicMessages(call, is_streamed, _estimate(call), warnings + unknown_fields(fields))
+    return AnthropicMessages(call, _estimate(call), warnings + unknown_fields(fields))
 
 
 def _options(fields: Fields, *, needs_max_tokens: bool) -> dict[str, Any]:

@@ -41,7 +41,6 @@ class Infill:
     """A decoded infill request; `call.model` may be empty."""
 
     call: GenerateCall
-    is_streamed: bool
     warnings: tuple[str, ...]
 
 
@@ -58,18 +57,19 @@ def decode_infill(body: bytes) -> Infill:
         value = fields.take(name)
         if value is not None:
             options[_RENAMED.get(name, name)] = check(_RENAMED.get(name, name), value, field=name)
-    is_streamed, model = fields.boolean("stream"), fields.string("model")
+    model = fields.string("model")
     fields.ignore(*_HARMLESS)
     # An empty suffix still asks for what comes at the cursor, so it may not look like a plain prompt.
     call = GenerateCall(
         model=model,
+        is_streamed=fields.boolean("stream"),
         options=options,
         prompt=extra + prefix + prompt,
         suffix=suffix or "\n",
         truncate=True,
         context_shift=False,
     )
-    return Infill(call, is_streamed, unknown_fields(fields))
+    return Infill(call, unknown_fields(fields))
 
 
 def _read_extra(fields: Fields) -> str:

@@ -31,14 +31,12 @@ class NativeInference:
 
     Attributes:
         call: What to do.
-        is_streamed: Newline-delimited events, or one object.
         is_empty: Nothing to answer: only load the model, or unload it when keep_alive is 0.
         is_render_only: Answer with the rendered prompt.
         warnings: One line for every field or option without effect.
     """
 
     call: GenerateCall | ChatCall
-    is_streamed: bool
     is_empty: bool
     is_render_only: bool
     warnings: tuple[str, ...]
@@ -67,10 +65,10 @@ def decode_generate(body: bytes) -> NativeInference:
         raw=fields.boolean("raw"),
         images=_images(fields),
     )
-    is_streamed, is_render_only = fields.boolean("stream", True), fields.boolean("_debug_render_only")
+    is_render_only = fields.boolean("_debug_render_only")
     if call.raw and (call.template or call.system or call.context):
         raise InvalidRequestError("raw mode does not support template, system, or context", field="raw")
-    return NativeInference(call, is_streamed, not call.prompt, is_render_only, warnings + unknown_fields(fields))
+    return NativeInference(call, not call.prompt, is_render_only, warnings + unknown_fields(fields))
 
 
 def decode_chat(body: bytes) -> NativeInference:
@@ -86,10 +84,10 @@ def decode_chat(body: bytes) -> NativeInference:
         messages=tuple(fields.objects("messages", "[]api.Message", decode_message)),
         tools=tuple(tools),
     )
-    is_streamed, is_render_only = fields.boolean("stream", True), fields.boolean("_debug_render_only")
+    is_render_only = fields.boolean("_debug_render_only")
     if not call.model.strip():
         raise InvalidRequestError("model is required", field="model")
-    return NativeInference(call, is_streamed, not call.messages, is_render_only, warnings + unknown_fields(fields))
+    return NativeInference(call, not call.messages, is_render_only, warnings + unknown_fields(fields))
 
 
 def _common(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -100,6 +98,7 @@ def _common(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...]]:
         raise InvalidRequestError("top_logprobs must be between 0 and 20", field="top_logprobs")
     common: dict[str, Any] = {
         "model": fields.string("model"),
+        "is_streamed": fields.boolean("stream", True),
         "options": options,
         "keep_alive_s": parse_keep_alive(fields.take("keep_alive")),
         "constraint": decode_format(fields.take("format")),

@@ -68,7 +68,6 @@ class OpenAIChat:
     """
 
     call: ChatCall
-    is_streamed: bool
     include_usage: bool
     warnings: tuple[str, ...]
     cache_salt: str = ""
@@ -85,7 +84,6 @@ class OpenAICompletion:
     """
 
     calls: tuple[GenerateCall, ...]
-    is_streamed: bool
     include_usage: bool
     n: int
     n_logprobs: int | None
@@ -126,6 +124,7 @@ def decode_chat_completion(body: bytes) -> OpenAIChat:
     fields.ignore("add_generation_prompt")
     call = ChatCall(
         model=model,
+        is_streamed=is_streamed,
         options=options,
         default_options=DEFAULT_OPTIONS,
         keep_alive_s=parse_keep_alive(fields.take("keep_alive")),
@@ -145,7 +144,7 @@ def decode_chat_completion(body: bytes) -> OpenAIChat:
     )
     salt = fields.string("cache_salt")
     fields.ignore(*_HARMLESS)
-    return OpenAIChat(call, is_streamed, include_usage, warnings + unknown_fields(fields), salt)
+    return OpenAIChat(call, include_usage, warnings + unknown_fields(fields), salt)
 
 
 def decode_completion(body: bytes) -> OpenAICompletion:
@@ -162,6 +161,7 @@ def decode_completion(body: bytes) -> OpenAICompletion:
         raise InvalidRequestError("best_of larger than n can't be streamed", field="best_of")
     common: dict[str, Any] = {
         "model": model,
+        "is_streamed": is_streamed,
         "options": options,
         "default_options": DEFAULT_OPTIONS,
         "keep_alive_s": parse_keep_alive(fields.take("keep_alive")),
@@ -184,7 +184,7 @@ def decode_completion(body: bytes) -> OpenAICompletion:
     salt = fields.string("cache_salt")
     fields.ignore(*_HARMLESS)
     warnings += unknown_fields(fields)
-    return OpenAICompletion(calls, is_streamed, include_usage, n, n_logprobs, warnings, salt)
+    return OpenAICompletion(calls, include_usage, n, n_logprobs, warnings, salt)
 
 
 def decode_embedding(body: bytes) -> OpenAIEmbedding:

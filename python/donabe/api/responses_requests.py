@@ -37,7 +37,6 @@ class ResponsesRequest:
     instructions: str
     previous_response_id: str
     is_stored: bool
-    is_streamed: bool
     echo: JsonObject = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -73,11 +72,12 @@ def decode_responses(body: bytes) -> ResponsesRequest:
         raise InvalidRequestError("truncation must be auto or disabled", field="truncation")
     include = fields.strings("include")
     previous, instructions = fields.string("previous_response_id"), fields.string("instructions")
-    is_stored, is_streamed = fields.boolean("store", True), fields.boolean("stream")
+    is_stored = fields.boolean("store", True)
     metadata, max_tool_calls = fields.mapping("metadata"), fields.take("max_tool_calls")
     echoed = {name: fields.take(name) for name in _ECHOED}
     call = ChatCall(
         model=model,
+        is_streamed=fields.boolean("stream"),
         options=options,
         default_options=DEFAULT_OPTIONS,
         keep_alive_s=parse_keep_alive(fields.take("keep_alive")),
@@ -117,9 +117,7 @@ def decode_responses(body: bytes) -> ResponsesRequest:
         "safety_identifier": echoed["safety_identifier"],
         "prompt_cache_key": echoed["prompt_cache_key"],
     }
-    return ResponsesRequest(
-        call, items, instructions, previous, is_stored, is_streamed, echo, warnings + unknown_fields(fields)
-    )
+    return ResponsesRequest(call, items, instructions, previous, is_stored, echo, warnings + unknown_fields(fields))
 
 
 def _options(fields: Fields) -> tuple[dict[str, Any], int]:

@@ -140,7 +140,7 @@ class AsyncLLM:
             async with window:
                 return await _complete(model, request)
 
-        tasks = [asyncio.ensure_future(one(request)) for request in made]
+        tasks = [asyncio.ensure_future(one(requests.unstreamed(request))) for request in made]
         try:
             completions = await asyncio.gather(*tasks)
         finally:

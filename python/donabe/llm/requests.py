@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+import msgspec
 
 from donabe.chat.inputs import with_stored
 from donabe.errors import InvalidRequestError
 from donabe.llm.options import ChatKwargs, GenerateKwargs, answer_options, refuse_unknown, tool_choice
 from donabe.types import ChatRequest, GenerateRequest, JsonObject, Message, ModelSpec, Tool, ToolCall
 
+AnyRequest = TypeVar("AnyRequest", bound=GenerateRequest | ChatRequest)
 Prompt = str | Sequence[int]
 MessageLike = Message | Mapping[str, Any]
 Conversation = str | Sequence[MessageLike]
@@ -49,6 +53,12 @@ def split_conversations(given: Conversation | Sequence[Conversation]) -> tuple[l
     if is_batch:
         return cast("list[Conversation]", items), True
     return [cast(Conversation, items)], False
+
+
+def unstreamed(request: AnyRequest) -> AnyRequest:
+    """The same request for somebody who waits for the whole answer: nothing is passed on token by token."""
+    output = msgspec.structs.replace(request.output, stream_interval_s=math.inf)
+    return msgspec.structs.replace(request, output=output)
 
 
 def generate_request(spec: ModelSpec, prompt: Prompt, options: GenerateKwargs) -> GenerateRequest:

@@ -131,7 +131,7 @@ class LLM:
             if is_batch:
                 raise InvalidRequestError("stream=True takes one prompt, not a list", field="stream")
             return _chunks(begin(made[0]))
-        completions = _run_all(made, begin)
+        completions = _run_all([requests.unstreamed(request) for request in made], begin)
         return completions if is_batch else completions[0]
 
     # --- vectors and scores ------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """One request's outputs to events: parses the text of each completion, counts, and makes the terminal event.
 
-Owned by the output thread. Parsers that reparse the whole answer are fed at most every FLUSH_S; all others at once.
+Owned by the output thread. Parsers that reparse the whole answer are fed at most every PARSE_INTERVAL_S, all others at
+once. What was parsed is sent at once, or at the intervals that the request asked for.
 """
 
 from __future__ import annotations
@@ -16,30 +17,38 @@ from donabe.chat.prompt import PreparedPrompt
 from donabe.engine.request import Logprobs, SequenceOutput
 from donabe.errors import CancelledError
 from donabe.runner.failures import failed_from
-from donabe.types import Delta, Event, Finished, FinishReason, TokenLogprob, Usage
+from donabe.types import Delta, Event, Finished, FinishReason, TokenLogprob, ToolCall, Usage
 
-FLUSH_S = 0.03
+PARSE_INTERVAL_S = 0.03
 
 Piece = Callable[[int], bytes]  # token -> its bytes, control tokens included
 
 
 @dataclass(slots=True)
 class _Completion:
-    """Output of one completion that is not sent yet, and totals."""
+    """Output of one completion that is not parsed yet, what is parsed and not sent yet, and totals."""
 
     index: int
     parser: OutputParser
     echo: str
-    text: bytearray = field(default_factory=bytearray)
+    unread: bytearray = field(default_factory=bytearray)
+    unread_tokens: list[int] = field(default_factory=list)
+    parsed_at: float = -math.inf
+    text: str = ""
+    thinking: str = ""
     tokens: list[int] = field(default_factory=list)
     logprobs: Logprobs = field(default_factory=list)
-    last_flush: float = -math.inf
+    sent_at: float = -math.inf
     n_thinking: int = 0
     context: list[int] = field(default_factory=list)
 
     @property
-    def has_pending(self) -> bool:
-        return bool(self.text or self.tokens or self.logprobs)
+    def has_unread(self) -> bool:
+        return bool(self.unread or self.unread_tokens)
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self.text or self.thinking or self.tokens)
 
 
 class RequestAssembly:
@@ -47,80 +56,114 @@ class RequestAssembly:
 
     Args:
         started: When the request arrived, on the clock that is passed to the other methods.
+        interval_s: Least time between two deltas of a completion, but for a change between thinking, content and tool
+            calls; infinite: the first one is followed by the rest when the completion has ended.
         return_context: Collect the tokens for `Finished.context`.
     """
 
-    def __init__(self, prepared: PreparedPrompt, piece: Piece, *, started: float, return_context: bool = False) -> None:
+    def __init__(
+        self,
+        prepared: PreparedPrompt,
+        piece: Piece,
+        *,
+        started: float,
+        interval_s: float = 0.0,
+        return_context: bool = False,
+    ) -> None:
         self._prepared = prepared
         self._piece = piece
         self._started = started
+        self._interval_s = interval_s
         self._return_context = return_context
         self._completions = [_Completion(i, prepared.make_output(), prepared.echo) for i in range(prepared.n)]
 
     @property
     def due(self) -> float | None:
-        """When `flush` should be called, or None."""
-        times = [c.last_flush + FLUSH_S for c in self._completions if c.has_pending]
-        return min(times) if times else None
+        """When `flush` should be called, or None. Later than the interval: the next token usually comes before."""
+        due = math.inf
+        for completion in self._completions:
+            if completion.has_unread:
+                due = min(due, completion.parsed_at + PARSE_INTERVAL_S)
+            if completion.has_unsent:
+                due = min(due, completion.sent_at + 2 * self._interval_s)
+        return due if math.isfinite(due) else None
 
     def add(self, output: SequenceOutput, now: float) -> list[Event]:
         """Events that follow from this output; the terminal one is last and has no successor."""
         if output.error is not None:
             return [failed_from(output.error)]
         completion = self._completions[output.index]
-        completion.text += output.text
-        completion.tokens += output.tokens
+        completion.unread += output.text
+        completion.unread_tokens += output.tokens
         if output.logprobs:
             completion.logprobs += output.logprobs
         if output.finish_reason is FinishReason.ABORT:
             return [failed_from(CancelledError("the request was cancelled"))] if output.last else []
         if output.finish_reason is not None:
             return self._finish(completion, output, now)
-        if completion.parser.is_costly and now < completion.last_flush + FLUSH_S:
+        if completion.parser.is_costly and now < completion.parsed_at + PARSE_INTERVAL_S:
             return []
-        return self._flush(completion, now)
+        return [*self._parse(completion, now), *self._send_due(completion, now)]
 
     def flush(self, now: float) -> list[Event]:
         """What became due."""
         events: list[Event] = []
         for completion in self._completions:
-            if completion.has_pending and completion.last_flush + FLUSH_S <= now:
-                events += self._flush(completion, now)
+            if completion.has_unread and completion.parsed_at + PARSE_INTERVAL_S <= now:
+                events += self._parse(completion, now)
+            events += self._send_due(completion, now)
         return events
 
-    def _flush(self, completion: _Completion, now: float) -> list[Event]:
-        completion.last_flush = now
-        text, tokens = bytes(completion.text), tuple(completion.tokens)
-        completion.text.clear()
-        completion.tokens.clear()
+    def _parse(self, completion: _Completion, now: float) -> list[Event]:
+        """Read what is unread. Returns events that can't wait."""
+        completion.parsed_at = now
+        text, tokens = bytes(completion.unread), completion.unread_tokens
+        completion.unread.clear()
+        completion.unread_tokens = []
         parsed = completion.parser.feed(text) if text else Parsed()
         if parsed.thinking and not parsed.text:
             completion.n_thinking += len(tokens)
-        return self._delta(completion, parsed, tokens)
+        return self._keep(completion, parsed, tokens, now)
 
-    def _delta(self, completion: _Completion, parsed: Parsed, tokens: tuple[int, ...] = ()) -> list[Event]:
-        logprobs = tuple(self._logprob(*entry) for entry in completion.logprobs)
-        completion.logprobs.clear()
-        text, completion.echo = completion.echo + parsed.text, ""
+    def _keep(self, completion: _Completion, parsed: Parsed, tokens: list[int], now: float) -> list[Event]:
+        """Put it to what is to be sent. Thinking and content keep their order: one of them waits at a time."""
+        is_change = (completion.thinking and parsed.text) or (completion.text and parsed.thinking)
+        events = self._send(completion, now) if is_change else []
+        completion.text += completion.echo + parsed.text
+        completion.echo = ""
+        completion.thinking += parsed.thinking
+        completion.tokens += tokens
         if self._return_context:
             completion.context += tokens
-        if not (text or parsed.thinking or parsed.tool_calls or logprobs or tokens):
+        if parsed.tool_calls:
+            events += self._send(completion, now, parsed.tool_calls)
+        return events
+
+    def _send_due(self, completion: _Completion, now: float) -> list[Event]:
+        return self._send(completion, now) if now - completion.sent_at >= self._interval_s else []
+
+    def _send(self, completion: _Completion, now: float, tool_calls: tuple[ToolCall, ...] = ()) -> list[Event]:
+        if not (completion.has_unsent or completion.logprobs or tool_calls):
             return []
-        return [
-            Delta(
-                text=text,
-                thinking=parsed.thinking,
-                tool_calls=parsed.tool_calls,
-                logprobs=logprobs,
-                tokens=tokens,
-                index=completion.index,
-            )
-        ]
+        delta = Delta(
+            text=completion.text,
+            thinking=completion.thinking,
+            tool_calls=tool_calls,
+            logprobs=tuple(self._logprob(*entry) for entry in completion.logprobs),
+            tokens=tuple(completion.tokens),
+            index=completion.index,
+        )
+        completion.text = completion.thinking = ""
+        completion.tokens = []
+        completion.logprobs.clear()
+        completion.sent_at = now
+        return [delta]
 
     def _finish(self, completion: _Completion, output: SequenceOutput, now: float) -> list[Event]:
-        events = self._flush(completion, now)
+        events = self._parse(completion, now)
         rest = completion.parser.finish()
-        events += self._delta(completion, rest)
+        events += self._keep(completion, rest, [], now)
+        events += self._send(completion, now)
         assert output.finish_reason is not None  # the caller looked
         stops = self._prepared.stops
         stop = stops[output.stop_index].decode("utf-8", "replace") if 0 <= output.stop_index < len(stops) else ""

@@ -150,7 +150,13 @@ class RunnerCore:
         self, request: GenerateRequest | ChatRequest, prepared: PreparedPrompt, started: float
     ) -> RequestAssembly | BestOfAssembly:
         output = request.output
-        inner = RequestAssembly(prepared, self._loaded.piece, started=started, return_context=output.return_context)
+        inner = RequestAssembly(
+            prepared,
+            self._loaded.piece,
+            started=started,
+            interval_s=output.stream_interval_s,
+            return_context=output.return_context,
+        )
         if prepared.n_kept is None:
             return inner
         return BestOfAssembly(inner, n=prepared.n, n_kept=prepared.n_kept, with_logprobs=output.logprobs)

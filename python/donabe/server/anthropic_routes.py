@@ -41,7 +41,7 @@ class AnthropicRoutes:
             )
 
         headers = warning_headers(decoded.warnings)
-        if decoded.is_streamed:
+        if decoded.call.is_streamed:
             return AnswerResponse(begin, style=ANTHROPIC_ERRORS, writer=writer, headers=[*_STREAM_HEADERS, *headers])
         return AnswerResponse(
             begin,

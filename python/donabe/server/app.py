@@ -163,7 +163,12 @@ def _add_routes(
 ) -> None:
     """Every API over the use cases."""
     max_body_bytes, is_strict = settings.max_body_bytes, settings.strict
-    inference = Inference(collaborators.store, pool, defaults=_load_defaults(settings))
+    inference = Inference(
+        collaborators.store,
+        pool,
+        defaults=_load_defaults(settings),
+        stream_interval_s=settings.stream_interval_s,
+    )
     models = Models(collaborators.store, pool, read_metadata=collaborators.read_metadata, pull=collaborators.pull)
     add_native_routes(table, NativeRoutes(inference, models, max_body_bytes=max_body_bytes, is_strict=is_strict))
     add_openai_routes(table, OpenAIRoutes(inference, models, max_body_bytes=max_body_bytes, is_strict=is_strict))

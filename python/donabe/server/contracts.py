@@ -98,6 +98,9 @@ class ServerSettings(Protocol):
     def max_step_latency_s(self) -> float | None: ...
 
     @property
+    def stream_interval_s(self) -> float: ...
+
+    @property
     def auto_tune(self) -> Literal["off", "cached", "on"]: ...
 
     @property

@@ -43,7 +43,7 @@ class LlamaCppRoutes:
         return AnswerResponse(
             begin,
             style=OPENAI_ERRORS,
-            writer=(lambda _: llamacpp.InfillWriter()) if decoded.is_streamed else None,
+            writer=(lambda _: llamacpp.InfillWriter()) if decoded.call.is_streamed else None,
             collector=lambda _: llamacpp.InfillCollector(call.model),
             headers=warning_headers(decoded.warnings),
         )

@@ -102,7 +102,7 @@ class NativeRoutes:
             return ValueResponse(load, style=NATIVE_ERRORS, media_type=JSON, headers=headers, notes=notes)
         if decoded.is_render_only:
             return ValueResponse(render, style=NATIVE_ERRORS, media_type=JSON, headers=headers)
-        if decoded.is_streamed:
+        if decoded.call.is_streamed:
             writer = native_replies.ChatWriter if is_chat else native_replies.GenerateWriter
             return AnswerResponse(begin, style=NATIVE_ERRORS, writer=lambda _reply: writer(name), headers=headers)
         collector = native_replies.ChatCollector if is_chat else native_replies.GenerateCollector

@@ -51,7 +51,7 @@ class OpenAIRoutes:
             style=OPENAI_ERRORS,
             writer=(
                 (lambda _: openai_replies.ChatChunkWriter(call.model, include_usage=decoded.include_usage, n=call.n))
-                if decoded.is_streamed
+                if decoded.call.is_streamed
                 else None
             ),
             collector=lambda _: openai_replies.ChatCompletionCollector(
@@ -73,11 +73,11 @@ class OpenAIRoutes:
 
         async def load() -> bytes:
             notes.extend(await naming(self._inference.load(calls[0]), model))
-            return openai_completions.loaded_completion(model, is_streamed=decoded.is_streamed)
+            return openai_completions.loaded_completion(model, is_streamed=calls[0].is_streamed)
 
         if len(calls) == 1 and not calls[0].prompt and not calls[0].suffix:
             headers = warning_headers(decoded.warnings)
-            media_type = SSE if decoded.is_streamed else PLAIN_JSON
+            media_type = SSE if calls[0].is_streamed else PLAIN_JSON
             return ValueResponse(load, style=OPENAI_ERRORS, media_type=media_type, headers=headers, notes=notes)
         return AnswerResponse(
             begin,
@@ -92,7 +92,7 @@ class OpenAIRoutes:
                         text_starts=decoded.text_starts,
                     )
                 )
-                if decoded.is_streamed
+                if calls[0].is_streamed
                 else None
             ),
             collector=lambda _: openai_completions.CompletionCollector(

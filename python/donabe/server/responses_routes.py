@@ -52,7 +52,7 @@ class ResponsesRoutes:
 
         headers = warning_headers(decoded.warnings)
         before_end = keep if decoded.is_stored else None
-        if decoded.is_streamed:
+        if decoded.call.is_streamed:
             return AnswerResponse(
                 begin,
                 style=OPENAI_ERRORS,

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from donabe.server.draining import Draining
+from donabe.server.http_protocol import BoundedHttpProtocol
 
 logger = logging.getLogger("donabe.server")
 
@@ -26,7 +27,6 @@ DEFAULT_SHUTDOWN_TIMEOUT_S = 10.0
 CLOSING_S = 5
 # Clients keep connections open between the turns of a chat.
 IDLE_CONNECTION_S = 120
-MAX_HEADER_BYTES = 64 * 1024
 
 
 class StoppingServer(uvicorn.Server):
@@ -77,7 +77,7 @@ def make_server(
         lifespan="on",
         timeout_keep_alive=IDLE_CONNECTION_S,
         timeout_graceful_shutdown=math.ceil(shutdown_timeout_s) + CLOSING_S if is_bounded else None,
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        http=BoundedHttpProtocol,
     )
     config.load()
     config.ssl = tls

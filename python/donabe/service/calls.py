@@ -37,11 +37,13 @@ class OutputCall(ModelCall):
     """What generate and chat share.
 
     Attributes:
+        is_streamed: The caller gets the answer in pieces.
         context_shift: None is the model's default.
         best_of: More than `n`: so many completions are made and the likeliest `n` answered.
         ignore_unsupported_thinking: Drop a request for thinking the model can't fulfil, with a warning.
     """
 
+    is_streamed: bool = True
     constraint: Constraint = field(default_factory=Constraint)
     think: Think = None
     truncate: bool = True

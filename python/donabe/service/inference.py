@@ -73,12 +73,24 @@ class EmbedReply:
 
 
 class Inference:
-    """Generate, chat, embed and rerank over the resident models."""
+    """Generate, chat, embed and rerank over the resident models.
 
-    def __init__(self, store: ModelStore, pool: ModelPool, *, defaults: LoadDefaults | None = None) -> None:
+    Args:
+        stream_interval_s: Least time between two pieces of a streamed answer.
+    """
+
+    def __init__(
+        self,
+        store: ModelStore,
+        pool: ModelPool,
+        *,
+        defaults: LoadDefaults | None = None,
+        stream_interval_s: float = 0.0,
+    ) -> None:
         self._store = store
         self._pool = pool
         self._defaults = defaults or LoadDefaults()
+        self._stream_interval_s = stream_interval_s
 
     async def resolve(self, name: str) -> ModelSpec:
         """The installed model of that name.
@@ -274,7 +286,7 @@ class Inference:
         load, warnings = load_options(spec, options.load, self._defaults)
         if embedding:
             load = msgspec.structs.replace(load, embedding=True, pooling=pooling)
-        return Prepared(spec, options, load, started_at, warnings)
+        return Prepared(spec, options, load, started_at, warnings, self._stream_interval_s)
 
     async def _lease(self, call: ModelCall, prepared: Prepared) -> Lease:
         return await self._pool.lease(prepared.spec, prepared.load, keep_alive_s=call.keep_alive_s)

@@ -5,6 +5,7 @@ Pure functions of the call, the prepared model and what the runner says of itsel
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import msgspec
@@ -27,6 +28,7 @@ class Prepared:
     load: LoadOptions
     started_at: float
     warnings: tuple[str, ...]
+    stream_interval_s: float = 0.0  # of streamed answers
 
 
 def _think(call: OutputCall, spec: ModelSpec) -> Think:
@@ -52,6 +54,7 @@ def _output_options(call: OutputCall, prepared: Prepared, info: ModelInfo, *, re
         logprobs=call.logprobs,
         top_logprobs=call.top_logprobs if call.logprobs else 0,
         return_context=return_context,
+        stream_interval_s=prepared.stream_interval_s if call.is_streamed else math.inf,
     )
 
 

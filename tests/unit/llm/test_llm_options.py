@@ -41,7 +41,7 @@ def chat(messages: Any = "hi", stored: ModelSpec | None = None, **given: Any) ->
 def test_typed_options_are_exactly_the_fields() -> None:
     assert set(options.LoadKwargs.__annotations__) == set(LoadOptions.__struct_fields__)
     ours = set(options.GenerateKwargs.__annotations__)
-    internal = {"return_context"}
+    internal = {"return_context", "stream_interval_s"}
     assert set(SamplingOptions.__struct_fields__) | set(OutputOptions.__struct_fields__) - internal <= ours
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from donabe.chat.output import Parsed
 from donabe.chat.prompt import PreparedPrompt
 from donabe.engine.request import SequenceOutput
 from donabe.errors import KvFullError
-from donabe.runner.assembly import FLUSH_S, RequestAssembly
-from donabe.types import Delta, Event, Failed, Finished, FinishReason, Usage
+from donabe.runner.assembly import PARSE_INTERVAL_S, RequestAssembly
+from donabe.types import Delta, Event, Failed, Finished, FinishReason, ToolCall, Usage
 
 
 class Costly:
@@ -34,7 +37,7 @@ def prepare(**changes: object) -> PreparedPrompt:
     return PreparedPrompt(tokens=np.array([7, 8], np.int32), **{**values, **changes})
 
 
-def assembly(prepared: PreparedPrompt, **options: bool) -> RequestAssembly:
+def assembly(prepared: PreparedPrompt, **options: Any) -> RequestAssembly:
     return RequestAssembly(prepared, lambda token: b"%d" % token, started=10.0, **options)
 
 
@@ -63,10 +66,78 @@ def test_costly_parser_is_fed_at_intervals() -> None:
     assert texts(a.add(out(b"a", 1), 11.0)) == ["a"]  # the first token is never held back
     assert a.add(out(b"b", 2), 11.001) == []
     assert a.add(out(b"c", 3), 11.002) == []
-    assert a.due == 11.0 + FLUSH_S
+    assert a.due == 11.0 + PARSE_INTERVAL_S
     assert a.flush(11.003) == []
-    assert a.flush(11.0 + FLUSH_S) == [Delta(text="bc", tokens=(2, 3))]
+    assert a.flush(11.0 + PARSE_INTERVAL_S) == [Delta(text="bc", tokens=(2, 3))]
     assert parser.fed == [b"a", b"bc"]
+
+
+class Tagged:
+    """Text in <> is thinking, text in [] a tool call; both come in one piece."""
+
+    is_costly = False
+
+    def feed(self, text: bytes) -> Parsed:
+        decoded = text.decode()
+        if decoded.startswith("["):
+            return Parsed(tool_calls=(ToolCall(name=decoded, arguments={}),))
+        return Parsed(thinking=decoded) if decoded.startswith("<") else Parsed(text=decoded)
+
+    def finish(self) -> Parsed:
+        return Parsed()
+
+
+def test_tokens_within_the_interval_are_sent_together() -> None:
+    a = assembly(prepare(), interval_s=0.02)
+    assert texts(a.add(out(b"a", 1), 11.0)) == ["a"]  # the first one never waits
+    assert a.add(out(b"b", 2), 11.007) == []
+    assert a.add(out(b"c", 3), 11.014) == []
+    assert a.due == 11.04  # the next token is expected before
+    assert a.add(out(b"d", 4), 11.021) == [Delta(text="bcd", tokens=(2, 3, 4))]
+    assert a.due is None
+    assert a.add(out(b"e", 5), 11.028) == []
+    assert texts(a.add(end(), 11.03)) == ["e"]
+
+
+def test_token_without_successor_is_sent_when_due() -> None:
+    a = assembly(prepare(), interval_s=0.02)
+    a.add(out(b"a", 1), 11.0)
+    assert a.add(out(b"b", 2), 11.01) == []
+    assert a.flush(11.04) == [Delta(text="b", tokens=(2,))]
+
+
+def test_slow_tokens_are_not_held_back() -> None:
+    a = assembly(prepare(), interval_s=0.02)
+    assert [texts(a.add(out(b"x", i), 11.0 + i / 10)) for i in range(4)] == [["x"]] * 4
+
+
+def test_endless_interval_leaves_the_first_token_and_the_rest() -> None:
+    a = assembly(prepare(), interval_s=math.inf)
+    assert texts(a.add(out(b"a", 1), 11.0)) == ["a"]
+    assert [a.add(out(b"b", 2), 11.0 + i) for i in range(3)] == [[]] * 3
+    assert a.due is None
+    assert texts(a.add(end(), 15.0)) == ["bbb"]
+
+
+def test_thinking_content_and_tool_calls_stay_apart_and_in_order() -> None:
+    a = assembly(prepare(make_output=Tagged), interval_s=1.0)
+    events = [event for token in (b"<1", b"<2", b"a", b"b", b"<3", b"[t", b"c") for event in a.add(out(token, 5), 11.0)]
+    events += a.add(end(), 11.1)
+    found = [(d.thinking, d.text, len(d.tool_calls)) for d in events if isinstance(d, Delta)]
+    assert found == [("<1", "", 0), ("<2", "", 0), ("", "ab", 0), ("<3", "", 1), ("", "c", 0)]
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.usage.n_thinking_tokens == 3
+    assert sum(len(d.tokens) for d in events if isinstance(d, Delta)) == 7
+
+
+def test_log_probabilities_wait_with_their_tokens() -> None:
+    a = assembly(prepare(), interval_s=1.0)
+    a.add(out(b"5", 5, logprobs=[(5, -0.1, [])]), 11.0)
+    assert a.add(out(b"6", 6, logprobs=[(6, -0.2, [])]), 11.1) == []
+    (delta, _) = a.add(end(), 11.2)
+    assert isinstance(delta, Delta)
+    assert [(entry.token_id, entry.logprob) for entry in delta.logprobs] == [(6, -0.2)]
 
 
 def test_finish_flushes_and_reports() -> None:

@@ -19,11 +19,19 @@ def open_socket(host: str, port: int) -> socket.socket:
     """
     try:
         if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+            listener = socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+        else:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise _explain(error, host, port) from error
+    return _named_tcp(listener)
+
+
+def _named_tcp(listener: socket.socket) -> socket.socket:
+    """The same socket, said to be TCP: asyncio sets TCP_NODELAY on connections of such listeners only. Without it every
+    event of a stream but the first waits until the client has acknowledged the one before, up to 40 ms."""
+    return socket.socket(listener.family, listener.type, socket.IPPROTO_TCP, fileno=listener.detach())
 
 
 def _explain(error: OSError, host: str, port: int) -> SettingsError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from pathlib import Path
@@ -30,6 +31,23 @@ def test_taken_port_names_its_holder():
 def test_foreign_address_is_explained():
     with pytest.raises(SettingsError, match="no such address"):
         open_socket("203.0.113.1", 0)
+
+
+async def test_small_writes_do_not_wait_for_acknowledgements():
+    """TCP_NODELAY is set on accepted connections; asyncio does so only where the listener says that it is TCP."""
+    found = asyncio.get_running_loop().create_future()
+
+    async def accepted(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        found.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    listener = open_socket("127.0.0.1", 0)
+    async with await asyncio.start_server(accepted, sock=listener):
+        _reader, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await asyncio.wait_for(found, 10) != 0
+        writer.close()
+        await writer.wait_closed()
 
 
 def test_server_answers_and_stops():

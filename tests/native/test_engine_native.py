@@ -1,124 +1,19 @@
-"""The engine over the real module and tiny random models: outputs must not depend on cache or neighbours.
-
-The greedy text of a random model hardly depends on the far past, its probabilities do: answers are compared by the log
-probabilities of the best tokens, and one test makes sure that these would notice a wrong prefix.
-"""
+"""The engine over the real module and tiny random models: outputs must not depend on cache or neighbours."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tests.native.engine_bench import KINDS, SHARING, TOLERANCE, Answer, Bench, prompt
 
 from donabe import _core
 from donabe.engine.build import build_engine
 from donabe.engine.engine import Engine
 from donabe.engine.kinds import memory_kind
-from donabe.engine.options import EngineOptions
 from donabe.engine.request import EngineRequest, SequenceOutput
 from donabe.types import FinishReason, LoadOptions
-
-KINDS = {
-    "dense": "llama",
-    "iswa": "gemma3",
-    "recurrent": "mamba2",
-    "hybrid": "minimax-01",
-    "hybrid_iswa": "lfm2",
-    "opaque": "deepseek32",
-}
-# With these models a wrong prefix shows as 0.09 or more. The sparse attention of the opaque one picks other cells at
-# near ties.
-# Batches of other shapes add in another order: up to 1e-4 was seen over several seeds. A lost cell moves far more.
-TOLERANCE = {kind: 3e-4 for kind in KINDS} | {"opaque": 5e-3}
-SHARING = [kind for kind in KINDS if kind != "opaque"]
-
-
-class Answer:
-    """Tokens of one completion, and the log probabilities of the best tokens at each step."""
-
-    def __init__(self, tolerance: float) -> None:
-        self.tolerance = tolerance
-        self.tokens: list[int] = []
-        self.best: list[dict[int, float]] = []
-
-    def add(self, output: SequenceOutput) -> None:
-        self.tokens += output.tokens
-        self.best += [dict(top) for _, _, top in output.logprobs or []]
-
-    def error(self, other: Answer) -> float:
-        """Largest difference of a log probability, over steps and over tokens that both list."""
-        assert len(self.best) == len(self.tokens)
-        pairs = zip(self.best, other.best, strict=True)
-        return max(abs(a[token] - b[token]) for a, b in pairs for token in a.keys() & b.keys())
-
-    def assert_equals(self, other: Answer) -> None:
-        assert self.tokens == other.tokens
-        assert self.error(other) < self.tolerance
-
-
-class Bench:
-    """A real engine on one thread; flash attention is off, so that batch shapes change logits by rounding only."""
-
-    def __init__(self, path: str, *, n_ctx: int = 2048, n_seq_max: int = 12, n_batch: int = 128, **options) -> None:
-        self.model = _core.Model(path)
-        params = _core.ContextParams(
-            n_ctx=n_ctx,
-            n_batch=n_batch,
-            n_ubatch=n_batch,
-            n_seq_max=n_seq_max,
-            n_outputs_max=64,
-            n_threads=1,
-            n_threads_batch=1,
-            flash_attention="off",
-        )
-        tolerance = TOLERANCE[self.model.memory_kind]
-        self.context = _core.Context(self.model, params)
-        self.tokens: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-        self.answers: dict[str, dict[int, Answer]] = defaultdict(lambda: defaultdict(lambda: Answer(tolerance)))
-        self.finals: dict[str, SequenceOutput] = {}
-        samplers = _core.SamplerSet(self.model, 1)
-        options.setdefault("n_parallel", 4)
-        self.engine = Engine(self.model, self.context, samplers, EngineOptions(**options), self._publish)
-
-    def _publish(self, outputs: list[SequenceOutput]) -> None:
-        for output in outputs:
-            self.tokens[output.request_id][output.index] += output.tokens
-            self.answers[output.request_id][output.index].add(output)
-            if output.last:
-                assert output.request_id not in self.finals
-                self.finals[output.request_id] = output
-
-    def submit(self, request_id: str, tokens, **fields) -> None:
-        fields = {
-            "max_tokens": 8,
-            "ignore_eos": True,
-            "sampler_params": {"temperature": 0.0, "n_logprobs": 16},
-        } | fields
-        self.engine.submit(EngineRequest(request_id=request_id, tokens=np.asarray(tokens, np.int32), **fields))
-
-    def run(self) -> None:
-        for _ in range(2000):
-            if not self.engine.has_work():
-                return
-            self.engine.step()
-            self.engine.check()
-        raise AssertionError("the engine does not come to an end")
-
-    def answer(self, tokens, **fields) -> Answer:
-        request_id = f"answer-{len(self.finals)}"
-        self.submit(request_id, tokens, **fields)
-        self.run()
-        return self.answers[request_id][0]
-
-    @property
-    def n_evaluated(self) -> int:
-        return self.engine.status().n_prompt_tokens
-
-
-def prompt(n: int, seed: int = 0) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 128, n).tolist()
 
 
 @pytest.fixture(params=list(KINDS))

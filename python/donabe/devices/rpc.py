@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from donabe.errors import RunnerStartError
+from donabe.errors import RunnerStartError, UnsupportedError
 
 DEADLINE_S = 10.0
 # How ggml says, in the line it aborts with, that a connection to a worker broke: there is no code or callback for it.
@@ -26,16 +26,25 @@ _HELLO_REPLY_BYTES = range(3, 257)  # the version comes first, whatever follows 
 _added: set[str] = set()  # workers this process is connected to
 
 
+def spoken_version(native: Any) -> str:
+    """Of ggml's RPC protocol, by this build. Raises UnsupportedError for a native part that was built without it."""
+    version = native.build_info().get("rpc_protocol")
+    if version is None:
+        raise UnsupportedError("this build of donabe has no RPC backend", hint="build or install donabe again")
+    return str(version)
+
+
 def add_workers(addresses: Sequence[str], native: Any) -> None:
     """Connect this process to the workers, once; their devices are among `native.devices()` from then on.
 
     Raises:
         RunnerStartError: A worker can't be reached, or speaks another version.
         LoadError: It lends no devices.
+        UnsupportedError: This build has no RPC backend.
     """
     for address in addresses:
         if address not in _added:
-            check_worker(address, native.build_info()["rpc_protocol"])
+            check_worker(address, spoken_version(native))
             native.rpc_add_worker(address)
             _added.add(address)
 

@@ -14,6 +14,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+from donabe.devices.rpc import spoken_version
 from donabe.devices.rpc_cache import open_cache
 from donabe.devices.selection import offload_names, select_devices
 from donabe.devices.start import start_backends
@@ -38,6 +39,7 @@ def choose_lent(backend: str | None, names: list[str], native: Any) -> Lending:
     Raises:
         InvalidRequestError: A backend or device is not there.
         LoadError: There is no CPU backend.
+        UnsupportedError: This build has no RPC backend.
     """
     started = start_backends(backend, native)
     verdicts = select_devices(started.devices, backend, names)
@@ -48,7 +50,7 @@ def choose_lent(backend: str | None, names: list[str], native: Any) -> Lending:
     described = tuple(
         f"{name} ({by_name[name].description}, {by_name[name].memory_total_bytes / 1e9:.1f} GB)" for name in chosen
     )
-    return Lending(chosen, described, str(started.build["rpc_protocol"]))
+    return Lending(chosen, described, spoken_version(native))
 
 
 def serve_connection(request: dict[str, Any], native: Any) -> None:

@@ -13,7 +13,7 @@ from tests.fakes.rpc_peer import count_reply, hello_reply, rpc_peer
 from donabe.devices import rpc
 from donabe.devices.describe import describe
 from donabe.devices.rpc import add_workers, check_worker, lost_workers
-from donabe.errors import RunnerStartError
+from donabe.errors import RunnerStartError, UnsupportedError
 
 OURS = "7.0.0"
 
@@ -105,6 +105,13 @@ def test_worker_that_can_not_be_used_is_not_added(closed_address: str) -> None:
     with pytest.raises(RunnerStartError):
         add_workers([closed_address], native)
     assert native.added == []
+
+
+def test_build_without_the_backend_is_told() -> None:
+    native = Native()
+    native.build_info = lambda: {"version": "0"}  # type: ignore[method-assign]
+    with pytest.raises(UnsupportedError, match="has no RPC backend"):
+        add_workers(["127.0.0.1:1"], native)
 
 
 def test_lost_workers_are_those_that_take_no_connection(closed_address: str) -> None:

@@ -38,6 +38,7 @@ from donabe.setting_values import (
 )
 
 __all__ = [
+    "KV_CACHE_TYPES",
     "HostAddress",
     "Setting",
     "Settings",
@@ -77,7 +78,7 @@ def _hugging_face_cache(_home: Path, environ: Mapping[str, str]) -> Path:
 
 
 BACKENDS = ("cuda", "rocm", "metal", "vulkan", "sycl", "cpu")
-_KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+KV_CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +238,11 @@ class Settings:
         Flag(auto=True), None, "use flash attention", twins="OLLAMA_FLASH_ATTENTION", shown="auto"
     )
     kv_cache_type: str | None = _declare(
-        Choice(_KV_TYPES, auto=True), None, "number format of the KV cache", twins="OLLAMA_KV_CACHE_TYPE", shown="auto"
+        Choice(KV_CACHE_TYPES, auto=True),
+        None,
+        "number format of the KV cache",
+        twins="OLLAMA_KV_CACHE_TYPE",
+        shown="auto",
     )
     max_step_latency_s: float | None = _declare(
         Duration(auto=True),

@@ -32,6 +32,8 @@ def option_rows() -> list[str]:
         kind = {"float32": "number", "array": "list of strings", "map": "object"}.get(parameter.kind, parameter.kind)
         if parameter.kind == "array":
             allowed = f"at most {parameter.high:.0f}"
+        elif parameter.kind == "string":
+            allowed = ", ".join(f"`{choice}`" for choice in parameter.choices)
         elif parameter.kind == "map":
             allowed = "token id to -100..100"
         elif math.isinf(parameter.low):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from donabe.cli.run_model.parameters import KINDS
 from donabe.service.parameters import PARAMETERS
 
-SAME = {"int": "integer", "float": "float32", "bool": "boolean", "texts": "array"}
+SAME = {"int": "integer", "float": "float32", "bool": "boolean", "text": "string", "texts": "array"}
 
 
 def test_every_settable_parameter_is_one_of_the_server() -> None:

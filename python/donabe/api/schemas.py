@@ -16,7 +16,14 @@ BOOLEAN: JsonObject = {"type": "boolean"}
 INTEGER: JsonObject = {"type": "integer"}
 NUMBER: JsonObject = {"type": "number"}
 OBJECT: JsonObject = {"type": "object"}
-_TYPES = {"integer": "integer", "float32": "number", "boolean": "boolean", "array": "array", "map": "object"}
+_TYPES = {
+    "integer": "integer",
+    "float32": "number",
+    "boolean": "boolean",
+    "string": "string",
+    "array": "array",
+    "map": "object",
+}
 
 
 def nullable(schema: JsonObject) -> JsonObject:
@@ -51,6 +58,8 @@ def parameter_schema(parameter: Parameter) -> JsonObject:
     """Type and range of one option."""
     kind = _TYPES[parameter.kind]
     schema: JsonObject = {"type": kind}
+    if kind == "string":
+        return {**schema, "enum": list(parameter.choices)}
     if kind == "array":
         items = {"type": "string", "maxLength": MAX_TEXT_CHARS}
         return {**schema, "items": items, "maxItems": int(parameter.high)}

@@ -166,7 +166,9 @@ def load_options(stored: JsonObject, given: Mapping[str, Any]) -> LoadOptions:
         InvalidRequestError: A value has the wrong type.
     """
     refuse_unknown("LLM()", given, LoadOptions.__struct_fields__)
-    return _convert({**stored_values(stored, _STORED_LOAD), **given}, LoadOptions)
+    kv_type = stored.get("kv_cache_type")
+    kv_types = {"type_k": kv_type, "type_v": kv_type} if kv_type is not None else {}
+    return _convert({**stored_values(stored, _STORED_LOAD), **kv_types, **given}, LoadOptions)
 
 
 def answer_options(stored: JsonObject, given: Mapping[str, Any]) -> AnswerOptions:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from donabe.modelfile.parser import modelfile_error
+from donabe.settings import KV_CACHE_TYPES
 from donabe.types import JsonObject
 
 Kind = Literal["int", "float", "bool", "string"]
@@ -20,12 +21,14 @@ Kind = Literal["int", "float", "bool", "string"]
 
 @dataclass(frozen=True, slots=True)
 class ParameterType:
-    """Type and inclusive range of one parameter. `is_list`: every line adds an item; otherwise the last line wins."""
+    """Type and inclusive range of one parameter. `is_list`: every line adds an item; otherwise the last line wins.
+    `choices`: what a text may be, where that is limited."""
 
     kind: Kind
     low: float = -math.inf
     high: float = math.inf
     is_list: bool = False
+    choices: tuple[str, ...] = ()
 
 
 _MAX = 2**31 - 1
@@ -37,6 +40,7 @@ PARAMETERS = {
     "dry_penalty_last_n": ParameterType("int", -1, _MAX),
     "dry_sequence_breakers": ParameterType("string", is_list=True),
     "frequency_penalty": ParameterType("float", -100, 100),
+    "kv_cache_type": ParameterType("string", choices=KV_CACHE_TYPES),
     "main_gpu": ParameterType("int", 0, 255),
     "min_p": ParameterType("float", 0, 1),
     "num_batch": ParameterType("int", 0, 65_536),
@@ -119,6 +123,8 @@ def parse_parameter(name: str, text: str) -> int | float | bool | str:
     if known is None:
         raise modelfile_error(f"unknown parameter '{name}'", hint=f"known are {', '.join(sorted(PARAMETERS))}")
     if known.kind == "string":
+        if known.choices and text not in known.choices:
+            raise modelfile_error(f"parameter '{name}' must be one of {', '.join(known.choices)}, got {text[:40]}")
         return text
     value = _number_or_bool(known.kind, text)
     if value is None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from donabe.errors import InvalidRequestError
+from donabe.settings import KV_CACHE_TYPES
 from donabe.types import JsonObject, LoadOptions, OutputOptions, SamplingOptions
 
-Kind = Literal["integer", "float32", "boolean", "array", "map"]
+Kind = Literal["integer", "float32", "boolean", "string", "array", "map"]
 Part = Literal["load", "sampling", "output", "prompt"]
 
 MAX_TOKENS = 2**31 - 1
@@ -29,6 +30,7 @@ class Parameter:
 
     Attributes:
         target: Field of the request part; "" where `Options` treats it by name.
+        choices: What a string may be.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Parameter:
     target: str = ""
     low: float = -math.inf
     high: float = math.inf
+    choices: tuple[str, ...] = ()
 
 
 _TABLE = (
@@ -47,6 +50,7 @@ _TABLE = (
     Parameter("main_gpu", "integer", "load", "main_gpu", 0, 255),
     Parameter("num_thread", "integer", "load", "n_threads", 0, 1024),  # 0 = automatic
     Parameter("draft_num_predict", "integer", "load", "n_draft_max", 0, 64),  # 0 = no speculation
+    Parameter("kv_cache_type", "string", "load", choices=KV_CACHE_TYPES),
     Parameter("use_mmap", "boolean", "load", "use_mmap"),
     Parameter("use_mlock", "boolean", "load", "use_mlock"),
     # sampling
@@ -153,6 +157,14 @@ def _check_boolean(_parameter: Parameter, value: object) -> bool:
     return value
 
 
+def _check_string(parameter: Parameter, value: object) -> str:
+    if not isinstance(value, str):
+        raise _BadTypeError("type string")
+    if value not in parameter.choices:
+        raise _BadRangeError(f"one of {', '.join(parameter.choices)}, got {value[:40]!r}")
+    return value
+
+
 def _check_array(parameter: Parameter, value: object) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)):
         raise _BadTypeError("type array")
@@ -184,6 +196,7 @@ _CHECKERS: Mapping[str, Any] = {
     "integer": _check_integer,
     "float32": _check_float,
     "boolean": _check_boolean,
+    "string": _check_string,
     "array": _check_array,
     "map": _check_map,
 }
@@ -249,6 +262,8 @@ def merge_options(
             n_keep = max(-1, value)
         elif name == "num_predict":
             parts.output["max_tokens"] = value if value >= 0 else None
+        elif name == "kv_cache_type":
+            parts.load["type_k"] = parts.load["type_v"] = value
         else:
             getattr(parts, parameter.part)[parameter.target] = _meaning(name, value)
     return Options(

@@ -55,7 +55,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
     spec = ModelSpec(
         name="m",
         paths=("/m.gguf",),
-        parameters={"num_ctx": 1000, "num_gpu": 12},
+        parameters={"num_ctx": 1000, "num_gpu": 12, "kv_cache_type": "q8_0"},
         details=ModelDetails(context_length=2048),
     )
 
@@ -78,6 +78,7 @@ def test_plan_is_shown_and_its_verdict_is_the_exit_code(asked: list[dict[str, An
     assert "sliding window" not in result.output
     assert asked[0]["options"]["n_ctx_per_request"] == 1000
     assert asked[0]["options"]["n_gpu_layers"] == 12
+    assert asked[0]["options"]["type_k"] == asked[0]["options"]["type_v"] == "q8_0"
 
 
 def test_json_has_the_bytes(asked: list[dict[str, Any]]) -> None:

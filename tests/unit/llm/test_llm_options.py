@@ -101,6 +101,11 @@ def test_stored_parameters_are_defaults() -> None:
     assert options.load_options(STORED, {"n_ctx_per_request": 8}).n_ctx_per_request == 8
 
 
+def test_stored_type_of_the_cache_is_a_default_for_keys_and_values() -> None:
+    load = options.load_options({"kv_cache_type": "q8_0"}, {"type_v": "f16"})
+    assert (load.type_k, load.type_v) == ("q8_0", "f16")
+
+
 @pytest.mark.parametrize(("given", "expected"), [({}, 3), ({"n_draft_max": 0}, 0)])
 def test_stored_number_of_guesses_is_a_default(given: dict[str, int], expected: int) -> None:
     assert options.load_options({"draft_num_predict": 3}, given).n_draft_max == expected

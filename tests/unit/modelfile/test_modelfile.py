@@ -75,6 +75,7 @@ COMMANDS = (
     '"parameter", "message", or "requires"'
 )
 ROLES = 'message role must be one of "system", "user", or "assistant"'
+KV_TYPES = "f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl"
 ERRORS = [
     ("FROM x\nFOO bar", f"(line 2): {COMMANDS}"),
     ("FROM x\nSYSTEM\n", f"(line 3): {COMMANDS}"),
@@ -91,6 +92,7 @@ ERRORS = [
     ("FROM x\nPARAMETER  temperature 1", "unknown parameter ''"),
     ("FROM x\nPARAMETER foo 1", "unknown parameter 'foo'"),
     ("FROM x\nPARAMETER Temperature 1", "unknown parameter 'Temperature'"),
+    ("FROM x\nPARAMETER kv_cache_type q9_9", f"parameter 'kv_cache_type' must be one of {KV_TYPES}, got q9_9"),
     ("FROM x\nPARAMETER temperature abc", "invalid float value [abc]"),
     ("FROM x\nPARAMETER temperature 1 2", "invalid float value [1 2]"),
     ("FROM x\nPARAMETER temperature nan", "invalid float value [nan]"),
@@ -194,7 +196,7 @@ def test_floats_are_stored_as_shortest_32_bit_decimals(value: float, stored: flo
 
 
 def test_ranges_are_those_of_request_options() -> None:
-    kinds = {"integer": "int", "float32": "float", "boolean": "bool", "array": "string"}
+    kinds = {"integer": "int", "float32": "float", "boolean": "bool", "array": "string", "string": "string"}
     for name, known in request_parameters.PARAMETERS.items():
         if name in PARAMETERS:
             mine = PARAMETERS[name]
@@ -202,6 +204,7 @@ def test_ranges_are_those_of_request_options() -> None:
             if known.kind in ("integer", "float32"):
                 assert mine.low == known.low
                 assert mine.high in (known.high, 2**63 - 1)
+            assert mine.choices == known.choices
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ async def test_parameter_of_a_client_that_is_not_in_the_table_is_reported(tmp_pa
 @pytest.mark.parametrize("name", sorted({*PARAMETERS, *ollama_types.Options.model_fields}))
 async def test_option_is_honoured_or_reported(tmp_path, name):
     """Every option of the native routes changes what the runner is told; retired ones are reported."""
-    values = {"integer": 3, "float32": 0.25, "boolean": False, "array": ["x"], "map": {"5": 1}}
+    values = {"integer": 3, "float32": 0.25, "boolean": False, "array": ["x"], "map": {"5": 1}, "string": "q8_0"}
     route = ROUTES[0]
     plain_server, plain = await ask(route, tmp_path, {})
     if name not in PARAMETERS:

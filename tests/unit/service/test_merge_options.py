@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from donabe.errors import InvalidRequestError
+from donabe.service.load_options import LoadDefaults, load_options
 from donabe.service.parameters import PARAMETERS, SEED_MODULUS, check, check_options, merge_options
+from donabe.types import ModelDetails, ModelSpec
 
 
 def test_later_layers_win():
@@ -24,6 +26,8 @@ def test_later_layers_win():
         ({"num_gpu": -1}, "load", "n_gpu_layers", None),
         ({"num_gpu": 0}, "load", "n_gpu_layers", 0),
         ({"num_thread": 0}, "load", "n_threads", None),
+        ({"kv_cache_type": "q8_0"}, "load", "type_k", "q8_0"),
+        ({"kv_cache_type": "q8_0"}, "load", "type_v", "q8_0"),
         ({"seed": -1}, "sampling", "seed", None),
         ({"seed": 2**32 - 1}, "sampling", "seed", 0),
         ({"top_k": -1}, "sampling", "top_k", 0),
@@ -35,6 +39,23 @@ def test_later_layers_win():
 def test_special_values(requested, part, field, value):
     known, _ = check_options(requested)
     assert getattr(getattr(merge_options({}, known), part), field) == value
+
+
+def test_kv_cache_type_is_one_of_a_list():
+    with pytest.raises(InvalidRequestError, match=r"kv_cache_type.* must be one of f32, f16, .*, got 'q9_9'"):
+        check_options({"kv_cache_type": "q9_9"})
+    with pytest.raises(InvalidRequestError, match="must be of type string"):
+        check_options({"kv_cache_type": 8})
+
+
+def test_kv_cache_type_of_the_model_wins_over_the_server_s():
+    spec = ModelSpec(name="m", paths=("/m.gguf",), details=ModelDetails())
+    defaults = LoadDefaults(kv_cache_type="q4_0")
+    stored = merge_options({"kv_cache_type": "q8_0"}, {}).load
+    loaded, _ = load_options(spec, stored, defaults)
+    assert (loaded.type_k, loaded.type_v) == ("q8_0", "q8_0")
+    loaded, _ = load_options(spec, merge_options({}, {}).load, defaults)
+    assert (loaded.type_k, loaded.type_v) == ("q4_0", "q4_0")
 
 
 def test_keep_and_unknown_names():

@@ -56,8 +56,8 @@ def _options(spec: ModelSpec, context: int | None, parallel: int | None) -> Load
         "n_ctx_per_request": settings.context_length or None,
         "n_parallel": parallel or settings.num_parallel or None,
         "flash_attention": settings.flash_attention,
-        "type_k": settings.kv_cache_type,
-        "type_v": settings.kv_cache_type,
+        "type_k": spec.parameters.get("kv_cache_type") or settings.kv_cache_type,
+        "type_v": spec.parameters.get("kv_cache_type") or settings.kv_cache_type,
         "prefix_cache_ram_bytes": settings.prefix_cache_ram_bytes,
         "prefix_cache_home": str(settings.home),  # tuned settings are there, too
         "auto_tune": settings.auto_tune,

@@ -10,6 +10,7 @@ KINDS: dict[str, str] = {
     "dry_multiplier": "float",
     "dry_penalty_last_n": "int",
     "frequency_penalty": "float",
+    "kv_cache_type": "text",
     "main_gpu": "int",
     "min_p": "float",
     "mirostat": "int",
@@ -35,7 +36,7 @@ KINDS: dict[str, str] = {
     "xtc_threshold": "float",
 }
 
-Parameter = int | float | bool | list[str]
+Parameter = int | float | bool | str | list[str]
 
 
 def parse_parameter(name: str, words: list[str]) -> Parameter:
@@ -49,6 +50,8 @@ def parse_parameter(name: str, words: list[str]) -> Parameter:
     try:
         if kind == "texts":
             return words
+        if kind == "text":
+            return text
         if kind == "bool":
             return bool(Flag()(text))
         if kind is not None:

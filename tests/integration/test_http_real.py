@@ -237,3 +237,13 @@ def test_unload_stops_the_runner(server):
         return False
 
     wait_until(is_gone)
+
+
+def test_num_ctx_bounds_what_is_embedded(server):
+    """Example 57 of the reference."""
+    body = {"model": SMOLLM2, "input": "one two three four five six seven", "options": {"num_ctx": 4}}
+    refused = server.post("/api/embed", {**body, "truncate": False})
+    assert (refused.status_code, refused.json()["error"]) == (400, "the input length exceeds the context length")
+    cut = server.post("/api/embed", body).json()
+    assert (cut["prompt_eval_count"], len(cut["embeddings"])) == (4, 1)
+    assert any(entry["context_length"] == 4 for entry in server.get("/api/ps").json()["models"])

@@ -42,6 +42,11 @@ _CAUSAL_LIMIT = 8192
 _IN_GRAPH_SOFTMAX = ("qwen3", "qwen3vl")  # rerankers whose graph already turns logits into probabilities
 
 
+def embedding_n_ctx(model: Model, options: LoadOptions) -> int:
+    """Tokens of the longest input that the options and the model allow."""
+    return min(options.n_ctx_per_request or options.n_ctx or model.n_ctx_train, model.n_ctx_train)
+
+
 class EmbedderPlan:
     """How this model embeds: pooling, context sizes, the longest input."""
 
@@ -55,10 +60,10 @@ class EmbedderPlan:
         if self.is_chunked and self.pooling == "cls":
             raise UnsupportedError("pooling cls needs a model that sees the whole input at once", hint="use last")
         self.averages = self.is_chunked and self.pooling == "mean"
-        most = min(options.n_ctx or model.n_ctx_train, model.n_ctx_train)
+        most = embedding_n_ctx(model, options)
         in_one = options.n_ubatch or _SINGLE_UBATCH_LIMIT
         self.limit = min(most, _CAUSAL_LIMIT if self.is_chunked else in_one)
-        self.pack_tokens = min(_CHUNK_TOKENS, self.limit) if self.is_chunked else max(_PACK_TOKENS, self.limit)
+        self.pack_tokens = _CHUNK_TOKENS if self.is_chunked else max(_PACK_TOKENS, self.limit)
         is_recurrent = model.memory_kind in ("recurrent", "hybrid", "hybrid_iswa")
         self.n_seq_max = min(_N_SEQ_RECURRENT if is_recurrent else _N_SEQ_MAX, self.pack_tokens)
 

@@ -26,7 +26,7 @@ from donabe.engine.draft_model import why_unfit
 from donabe.engine.engine import Engine
 from donabe.engine.kinds import memory_kind
 from donabe.errors import InvalidRequestError, ModelFileError
-from donabe.runner.embedder import Embedder
+from donabe.runner.embedder import Embedder, embedding_n_ctx
 from donabe.runner.placement import count_layers, model_params, name_devices
 from donabe.runner.tune import tuned_setup, with_setup
 from donabe.setting_values import Workers
@@ -73,7 +73,7 @@ class Loaded:
         self._outputs = _Outlet()
         self._engine = self._make_engine(options)
         self.embedder = Embedder(model, embedding_options, self._open_context, _core.Batch)
-        n_ctx = self._engine.n_ctx_per_request if self._engine is not None else model.n_ctx_train
+        n_ctx = embedding_n_ctx(model, embedding_options) if self._engine is None else self._engine.n_ctx_per_request
         self.prompts = PromptBuilder(
             model,
             spec,

@@ -128,6 +128,17 @@ def test_too_long_input_is_cut_and_reported_or_refused(make: Make) -> None:
         rig.embed(long, truncate=False)
 
 
+@pytest.mark.parametrize("changes", [{}, BERT])
+def test_context_of_the_request_bounds_its_inputs(make: Make, changes: dict[str, Any]) -> None:
+    """And not how many short ones share a batch."""
+    rig = make(options={"n_ctx_per_request": 4}, **changes)
+    with pytest.raises(ContextLengthError, match="more than the 4"):
+        rig.embed("a b c d e", truncate=False)
+    result = rig.embed("a b c d e", *"fghij")
+    assert result.truncated == (0,)
+    assert max(len(batch) for batch in rig.contexts[0].batches) == 6
+
+
 def test_cut_keeps_the_closing_token() -> None:
     vocab = FakeVocab()
     tokens = np.array([BOS, 10, 11, 12, EOS], np.int32)

@@ -136,8 +136,10 @@ class FakeMemory:
     def seq_cp(self, src: int, dst: int, p0: int = -1, p1: int = -1) -> None:
         assert self.kind == "dense"
         source, target = self.seq(src), self.seq(dst)
-        p1 = source.n if p1 < 0 else p1
-        for pos in range(max(p0, 0), p1):
+        p0, p1 = max(p0, 0), source.n if p1 < 0 else p1
+        if target.cells and max(target.cells) >= p0 and min(target.cells) < p1:
+            raise InvalidArgumentError(f"sequence {dst} has positions in that range already")
+        for pos in range(p0, p1):
             target.cells[pos] = source.cells[pos]
         target.n = max(target.n, p1)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import pytest
 from tests.native.engine_bench import KINDS, Answer, Bench, check_cells, prompt
 
+from donabe.engine import compaction
 from donabe.types import FinishReason
 
 N_ACTIONS = int(os.environ.get("DONABE_TRACE_ACTIONS", "250"))
@@ -90,8 +91,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("n_cache_ram_bytes", [0, 1 << 20])
 def test_random_trace_loses_no_cell_and_changes_no_answer(
-    kind: str, n_cache_ram_bytes: int, tiny_model: Callable[[str], str]
+    kind: str, n_cache_ram_bytes: int, tiny_model: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compaction, "MIN_PEAK_CELLS", 64)  # small pools are compacted, too
+    monkeypatch.setattr(compaction, "CELLS_PER_RUN", 100)
     path = tiny_model(KINDS[kind])
     trace = Trace(path, seed=3, n_cache_ram_bytes=n_cache_ram_bytes)
     trace.play(N_ACTIONS if kind != "opaque" else N_ACTIONS // 2)  # its states are copied whole

@@ -40,6 +40,25 @@ def test_round_trip_into_another_sequence_and_context(
     assert_close(lab.feed(0, TAIL), lab.fresh(join(PROMPT, TAIL)), tolerance)
 
 
+def test_segments_of_a_dense_sequence_are_put_together_again(tiny_model: ModelPath) -> None:
+    """Each node of a tree can be stored by itself, and a path put together from its nodes."""
+    lab = Lab(tiny_model("llama"))
+    lab.feed(0, PROMPT)
+    segments = []
+    for p0, p1 in ((0, 21), (21, 45), (45, 60)):
+        lab.memory.seq_cp(0, 1, p0, p1)
+        segments.append((p0, p1, reload(lab.memory.get_state(1))))
+        assert lab.memory.seq_rm(1)
+    other = Lab(tiny_model("llama"))
+    for seq_id in (3, 1, 2):
+        other.memory.set_state(seq_id, segments[seq_id - 1][2])
+    for seq_id, (p0, p1, _) in enumerate(segments, 1):
+        other.memory.seq_cp(seq_id, 5, p0, p1)
+        assert other.memory.seq_rm(seq_id)
+    assert other.memory.pos_max(5) == 59
+    assert_close(other.feed(5, TAIL), lab.fresh(join(PROMPT, TAIL)))
+
+
 def test_blob_is_a_read_only_buffer(tiny_model: ModelPath) -> None:
     lab = Lab(tiny_model("llama"))
     lab.feed(0, PROMPT)

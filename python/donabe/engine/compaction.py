@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from donabe.engine.prefix_cache import PrefixCache
-from donabe.engine.radix import Node
+from donabe.engine.radix import Branch, Node
 from donabe.engine.ram_tier import Saved
 from donabe.errors import KvFullError, StateError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MIN_PEAK_CELLS = 2048  # below, the gain is not measurable
 PEAK_RATIO = 1.5  # compact when the high-water mark may be this much above the cells in use
 CELLS_PER_RUN = 2048  # bounds the time of one run
+N_SCRATCH_IDS = 2
 
 
 class Compactor:
@@ -35,32 +36,53 @@ class Compactor:
                 return False
             self._todo = list(tree.nodes())
         n_moved = 0
-        while self._todo and n_moved < CELLS_PER_RUN and self._cache.seq_ids.n_free:
+        while self._todo and n_moved < CELLS_PER_RUN and self._has_ids():
             node = self._todo.pop()
-            if node.branches and node.p1 > node.p0 and node.parent is not None:
+            if self._can_move(node):
                 self._move(node)
                 n_moved += node.p1 - node.p0
-        if not self._todo or not self._cache.seq_ids.n_free:
+        if not self._todo or not self._has_ids():
             self._todo = None
             tree.n_cells_peak = tree.n_cells
         return True
 
+    def _has_ids(self) -> bool:
+        return self._cache.seq_ids.n_free >= N_SCRATCH_IDS
+
+    def _can_move(self, node: Node[Saved]) -> bool:
+        """Whether it is still there. A state is only taken where as many cells are free as its last position says."""
+        n_free = self._cache.n_free + node.p1 - node.p0
+        return bool(node.branches) and node.parent is not None and node.p0 < node.p1 <= n_free
+
     def _move(self, node: Node[Saved]) -> None:
         memory, p0, p1 = self._memory, node.p0, node.p1
-        owners = [branch.seq_id for branch in node.branches]
-        scratch = self._cache.seq_ids.allocate()
+        owners = list(node.branches)
+        scratch, tail = self._cache.seq_ids.allocate(), self._cache.seq_ids.allocate()
         try:
-            memory.seq_cp(owners[0], scratch, p0, p1)
+            memory.seq_cp(owners[0].seq_id, scratch, p0, p1)
             blob = memory.get_state(scratch)
-            for seq_id in (*owners, scratch):
+            for seq_id in (*(branch.seq_id for branch in owners), scratch):
                 memory.seq_rm(seq_id, p0, p1)
             memory.set_state(scratch, blob)
-            for seq_id in owners:
-                memory.seq_cp(scratch, seq_id, p0, p1)
+            for branch in owners:
+                self._put_back(branch, scratch, tail, p0, p1)
             memory.seq_rm(scratch)
         except (KvFullError, StateError):  # the cells are gone: so are all branches through them
             memory.seq_rm(scratch)
-            for branch in list(node.branches):
+            for branch in owners:
                 self._cache.drop(branch)
         finally:
+            self._cache.seq_ids.release(tail)
             self._cache.seq_ids.release(scratch)
+
+    def _put_back(self, branch: Branch[Saved], scratch: int, tail: int, p0: int, p1: int) -> None:
+        """Give the branch the cells [p0, p1) of scratch. Cells can only be appended: what comes after waits in tail."""
+        memory, seq_id = self._memory, branch.seq_id
+        has_hole = p0 > 0 and branch.n > p1
+        if has_hole:
+            memory.seq_cp(seq_id, tail, p1, branch.n)
+            memory.seq_rm(seq_id, p1, branch.n)
+        memory.seq_cp(scratch, seq_id, p0, p1)
+        if has_hole:
+            memory.seq_cp(tail, seq_id, p1, branch.n)
+            memory.seq_rm(tail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.engine_harness import KINDS, EngineHarness, fake_model, plain_answer, prompt
 
+from donabe.engine import compaction
 from donabe.types import FinishReason
 
 ACTION = st.one_of(
@@ -85,6 +87,14 @@ class Trace:
             h.cache.drop(branch)
         h.check()
         assert h.cache.tree.n_cells == 0 and h.context.memory.n_used() == 0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compaction_of_small_pools() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compaction, "MIN_PEAK_CELLS", 32)
+        patch.setattr(compaction, "CELLS_PER_RUN", 64)
+        yield
 
 
 @pytest.mark.parametrize("kind", KINDS)

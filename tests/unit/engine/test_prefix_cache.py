@@ -186,6 +186,36 @@ def test_compaction_when_idle_keeps_cells_and_answers():
     assert h.answer(tokens) == plain_answer(h.model, tokens)
 
 
+def deep_tree(h):
+    """Three levels of shared cells, at the top of a pool whose other cells are free again."""
+    top, middle = prompt(400), prompt(300, 1)
+    for i in range(3):
+        h.submit(f"other{i}", prompt(700, 90 + i), max_tokens=2)
+        h.submit(f"leaf{i}", [*top, *middle, *prompt(100 + 50 * i, 10 + i)], max_tokens=2)
+    h.submit("side", [*top, *prompt(200, 2)], max_tokens=2)
+    h.run()
+    for branch in list(h.cache.tree.branches):
+        if branch.buffer[0] != top[0]:
+            h.cache.drop(branch)
+    return top, middle
+
+
+def test_compaction_moves_cells_in_the_middle_of_branches():
+    h = EngineHarness(n_ctx=8192, n_batch=256, n_parallel=8, n_seq_max=16)
+    top, middle = deep_tree(h)
+    n_branches, n_cells = len(h.cache.tree.branches), h.cache.tree.n_cells
+    assert len(list(h.cache.tree.nodes())) > n_branches + 1
+    for _ in range(5):
+        h.engine.idle()
+        h.check()
+    assert h.cache.tree.n_cells_peak == n_cells
+    assert len(h.cache.tree.branches) == n_branches
+    n_before = h.context.n_evaluated
+    tokens = [*top, *middle, *prompt(20, 50)]
+    assert h.answer(tokens, max_tokens=1) == plain_answer(h.model, tokens, max_tokens=1)
+    assert h.context.n_evaluated - n_before == 20
+
+
 def test_several_completions_of_a_cached_prompt_share_it_on_every_kind():
     for kind in SHARING:
         h = EngineHarness(kind, model=fake_model(kind))

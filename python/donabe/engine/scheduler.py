@@ -68,6 +68,8 @@ class Scheduler:
         """Sequences with one token to compute, after making sure that each has a cell for it."""
         while True:
             rows = [s for s in self.running if s.n_remaining == 1][: self._n_batch]
+            if self._cache.kind.needs_consecutive:
+                rows.sort(key=lambda s: s.seq_id)  # in the batch, too
             if self._cache.make_room(len(rows), 0, now):
                 return rows
             if not self._yield_room(plan, now):

@@ -67,6 +67,8 @@ def decode_messages_request(body: bytes, *, is_counting: bool = False) -> Anthro
         raise InvalidRequestError("messages is required", field="messages")
     system = fields.take("system")
     messages, warnings = _conversation(system, fields.items("messages", items))
+    if all(message.role == "system" for message in messages):
+        raise InvalidRequestError("messages hold nothing to answer", field="messages", hint="send some content")
     _report_blocks(fields, "system", system)
     tools = _tools(fields.items("tools", fields.array("tools", "[]anthropic.Tool")))
     choice = _tool_choice(fields.inner("tool_choice"), tools)

@@ -352,6 +352,9 @@ ANTHROPIC = [
     claude("10.2", 400, messages=[{"role": "usr", "content": "x"}],
            error="unexpected role 'usr': allowed are user, assistant and system",
            differs="Roles a conversation doesn't have are refused; the reference hands them to the template."),
+    claude("10.2", 400, messages=[{"role": "user", "content": []}],
+           error="messages hold nothing to answer (send some content)",
+           differs="Messages that hold nothing are refused; the reference loads the model."),
     claude("10.2", 400, thinking={"type": "on"}, error="thinking.type must be enabled, adaptive or disabled",
            differs="Kinds of `thinking` that do not exist are refused; the reference ignores them."),
     claude("1.2", 400, max_tokens="5", error="json: cannot unmarshal string into Go struct field"

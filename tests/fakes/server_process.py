@@ -39,12 +39,13 @@ class ServerProcess:
 
 @asynccontextmanager
 async def started(
-    home: Path, behaviour: str = "answer", *, command: tuple[str, ...] = (), **environment: str
+    home: Path, behaviour: str = "answer", *, command: tuple[str, ...] = (), start_s: float = 60.0, **environment: str
 ) -> AsyncIterator[ServerProcess]:
     """A server of this process's donabe on a free port; killed at the end if it still runs.
 
     Args:
         command: Runs instead of this file, without any fake.
+        start_s: Until it has to listen.
     """
     path = os.pathsep.join([str(ROOT), str(ROOT / "python"), os.environ.get("PYTHONPATH", "")])
     own = {name: value for name, value in os.environ.items() if not name.startswith(("DONABE_", "OLLAMA_", "OTEL_"))}
@@ -56,7 +57,7 @@ async def started(
     listening = asyncio.Event()
     reader = asyncio.create_task(_read_log(process.stderr, server, listening))
     try:
-        await asyncio.wait_for(listening.wait(), 60)
+        await asyncio.wait_for(listening.wait(), start_s)
         assert server.url, f"the server ended at start: {server.log}"
         yield server
     finally:

@@ -25,7 +25,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ReplicaState
 
 from donabe.errors import RunnerStartError, SettingsError
-from donabe.replicas.options import ReplicaOptions
+from donabe.replicas.options import MAX_IMBALANCE, ReplicaOptions
 from donabe.replicas.replica import Replica, enclosed_failure
 from donabe.replicas.router import PrefixAffinityRouter
 from donabe.replicas.runner import Deployment, ReplicaRunner
@@ -36,10 +36,9 @@ from donabe.types import LoadOptions, ModelInfo, ModelSpec
 logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "replica"
-# A replica that knows the prompt is passed over for another when it has this many requests more.
-MAX_IMBALANCE = 4
 N_PARALLEL = 8  # a runner's, when the options do not say
 
+_N_STARTS = 3  # Ray gives each part of itself 30 s to come up, which a busy machine may need more than once
 _OBJECT_STORE_BYTES = 128 << 20  # only large requests go through it
 _POLL_S = 0.1
 _HEALTH_PERIOD_S = 2.0
@@ -63,20 +62,15 @@ class ReplicaCluster:
         """Join the cluster, or start Ray on this machine. Blocks.
 
         Raises:
-            SettingsError: No cluster answers at the address.
+            SettingsError: No cluster answers at the address, or Ray does not start here.
         """
         is_verbose = logger.isEnabledFor(logging.DEBUG)
         arguments: dict[str, Any] = {"log_to_driver": is_verbose, "configure_logging": False, "namespace": "donabe"}
-        if not options.address:
+        if options.address:
+            _join(options.address, arguments)
+        else:
             n_cpus = max(os.cpu_count() or 1, options.n_replicas * max(1, options.cpus))
-            arguments |= {"num_cpus": n_cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-        try:
-            ray.init(address=options.address or "local", **arguments)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise SettingsError(
-                f"no Ray cluster at {options.address}: {error}" if options.address else f"Ray did not start: {error}",
-                setting="ray_address",
-            ) from error
+            _start(arguments | {"num_cpus": n_cpus})
         serve.start(proxy_location="Disabled")
         self = cls(options)
         self._delete_leftovers()
@@ -159,6 +153,25 @@ class ReplicaCluster:
             if name.startswith(self._prefix):
                 logger.info("deleting %s, left behind by a server that was killed", name)
                 _delete(name)
+
+
+def _join(address: str, arguments: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, **arguments)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SettingsError(f"no Ray cluster at {address}: {error}", setting="ray_address") from error
+
+
+def _start(arguments: dict[str, Any]) -> None:
+    for i in range(1, _N_STARTS + 1):
+        try:
+            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **arguments)
+            return
+        except Exception as error:  # what Ray raises has no common class
+            ray.shutdown()
+            if i == _N_STARTS:
+                raise SettingsError(f"Ray did not start: {error}", setting="replicas") from error
+            logger.warning("Ray did not start, trying again: %s", error)
 
 
 def _status(name: str) -> ApplicationStatusOverview | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# A replica that knows the prompt is passed over for another when it has this many requests more.
+MAX_IMBALANCE = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaOptions:

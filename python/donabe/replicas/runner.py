@@ -173,7 +173,7 @@ class ReplicaRunner:
         Raises:
             RunnerDiedError: No replica has been running for too long.
         """
-        task = asyncio.ensure_future(_awaited(answer))
+        task = asyncio.create_task(_awaited(answer))
         none_running_s = 0.0
         try:
             while not task.done():
@@ -188,6 +188,7 @@ class ReplicaRunner:
             return task.result()
         finally:
             task.cancel()
+            task.add_done_callback(_retrieve)
 
     async def _ask(self, answer: Awaitable[Any]) -> Any:
         """Awaits it; Ray's errors as ours."""
@@ -212,6 +213,12 @@ class ReplicaRunner:
             raise RunnerError("the model is being unloaded")
         if self._is_lost:
             raise RunnerDiedError("the replicas of the model are gone")
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Mark the error as seen: nobody waits for a call that was given up."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _awaited(answer: Awaitable[Any]) -> Any:

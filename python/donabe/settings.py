@@ -228,7 +228,7 @@ class Settings:
         Number(0), 0, "copies of each model, run by Ray; 0 = one, in a process of the server; see docs/replicas.md"
     )
     replica_cpus: int = _declare(Number(0, zero_is_auto=True), 0, "CPUs of each replica", shown="even shares")
-    replica_gpus: int = _declare(Number(0), 0, "GPUs of each replica")
+    replica_gpus: int = _declare(Number(0), 0, "GPUs of each replica; 0 = it computes on the CPU")
     ray_address: str = _declare(
         Text(), "", "Ray cluster that replicas run in", twins="RAY_ADDRESS", shown="a Ray of its own on this machine"
     )

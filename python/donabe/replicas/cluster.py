@@ -104,6 +104,9 @@ class ReplicaCluster:
         n_parallel = options.n_parallel or N_PARALLEL
         if options.n_threads is None:
             options = msgspec.structs.replace(options, n_threads=cpus)
+        if wanted.gpus == 0 and options.backend is None and not options.devices:
+            # Ray hides no GPU from those that asked for none: all copies would crowd on the first one.
+            options = msgspec.structs.replace(options, backend="cpu")
         deployment = serve.deployment(
             Replica,
             name=DEPLOYMENT,

@@ -15,7 +15,8 @@ class ReplicaOptions:
     Attributes:
         n_replicas: Copies of each model.
         cpus: CPUs of each; 0 shares those of the cluster evenly.
-        gpus: GPUs of each. Ray hides all others from it.
+        gpus: GPUs of each; Ray hides all others from it. With 0 it computes on the CPU, unless the load options name a
+            backend or devices.
         address: Of the Ray cluster; "" starts Ray on this machine, and stops it with the server.
         owner: Names the server in the cluster: what one of the same name left behind is deleted at start.
         max_queue: Requests that may wait in one replica.

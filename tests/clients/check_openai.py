@@ -88,6 +88,29 @@ def _():
         check([event.type for event in stream][-1] in ("response.completed", "response.incomplete"))
 
 
+@feature("responses, counted")
+def _():
+    first = client.responses.create(model=CHAT, input=QUESTION, temperature=0, max_output_tokens=8)
+    count = client.responses.input_tokens.count(model=CHAT, input=QUESTION).input_tokens
+    check(count > 0)
+    more = client.responses.input_tokens.count(model=CHAT, input="And?", previous_response_id=first.id)
+    check(more.input_tokens > count)
+
+
+@feature("responses, stored")
+def _():
+    made = client.responses.create(model=CHAT, input=QUESTION, temperature=0, max_output_tokens=8)
+    check(client.responses.retrieve(made.id).output_text == made.output_text)
+    [item] = client.responses.input_items.list(made.id)
+    check(item.content[0].text == QUESTION)
+    client.responses.delete(made.id)
+    try:
+        client.responses.retrieve(made.id)
+    except openai.NotFoundError:
+        return
+    check(False)
+
+
 @feature("embeddings", "embed")
 def _():
     check(len(client.embeddings.create(model=EMBED, input=["a", "b"]).data) == 2)

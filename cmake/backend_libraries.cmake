@@ -18,6 +18,12 @@ foreach(target ggml-base ggml ${GGML_AVAILABLE_BACKENDS})
   endif()
 endforeach()
 
+if(TARGET ggml-cuda)
+  # CMAKE_CXX_VISIBILITY_PRESET is not for CUDA. Variables of templates would be one with those of any other ggml or CUB in
+  # the process: the linker makes them unique, however a library was opened.
+  set_target_properties(ggml-cuda PROPERTIES CUDA_VISIBILITY_PRESET hidden)
+endif()
+
 if(NOT DONABE_PLUGIN)
   return()
 endif()

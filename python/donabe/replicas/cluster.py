@@ -15,7 +15,6 @@ import os
 import re
 import time
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -26,7 +25,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, Repli
 
 from donabe.errors import RunnerStartError, SettingsError
 from donabe.replicas.options import MAX_IMBALANCE, ReplicaOptions
-from donabe.replicas.replica import Replica, enclosed_failure
+from donabe.replicas.replica import Replica, enclosed_failure, installed_version
 from donabe.replicas.router import PrefixAffinityRouter
 from donabe.replicas.runner import Deployment, ReplicaRunner
 from donabe.runner import messages
@@ -124,9 +123,7 @@ class ReplicaCluster:
                 request_router_kwargs={"max_imbalance": min(MAX_IMBALANCE, n_parallel)},
             ),
         )
-        bound = deployment.bind(
-            metadata.version("donabe"), msgspec.msgpack.encode(spec), msgspec.msgpack.encode(options)
-        )
+        bound = deployment.bind(installed_version(), msgspec.msgpack.encode(spec), msgspec.msgpack.encode(options))
         target = serve.RunTarget(target=bound, name=name, route_prefix=None)
         [handle] = serve.run_many([target], wait_for_applications_running=False)
         return handle

@@ -122,8 +122,16 @@ class Replica:
             runner.close_now()
 
 
+def installed_version() -> str:
+    """donabe's; "" when it runs from a source tree that was never installed."""
+    try:
+        return metadata.version("donabe")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def _check_version(version: str) -> None:
-    own = metadata.version("donabe")
+    own = installed_version()
     if version != own:
         raise RunnerStartError(
             f"a machine of the Ray cluster has donabe {own}, the server {version}",

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import secrets
+import socket
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CONNECT_TIMEOUT_S = 5.0
 _AUTH_MODE, _AUTH_TOKEN, _AUTH_TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
@@ -28,10 +30,30 @@ def connect_replicas(options: ReplicaOptions) -> ReplicaCluster:
     """
     if importlib.util.find_spec("ray") is None:
         raise SettingsError("replicas need Ray", setting="replicas", hint="pip install 'donabe[ray]'")
+    check_address(options.address)
     prepare_environment(os.environ, is_own=not options.address)
     from donabe.replicas.cluster import ReplicaCluster
 
     return ReplicaCluster.connect(options)
+
+
+def check_address(address: str) -> None:
+    """Ray itself would try for minutes before it gave up.
+
+    Raises:
+        SettingsError: Nothing listens at this `host:port`. Other forms (`auto`, `ray://...`) are left to Ray.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise SettingsError(
+            f"no Ray cluster answers at {address}: {error}",
+            setting="ray_address",
+            hint="`ray start --head` says the address when it starts a cluster",
+        ) from error
 
 
 def prepare_environment(environ: MutableMapping[str, str], *, is_own: bool) -> None:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import socket
 
 import pytest
 
 from donabe.errors import SettingsError
 from donabe.replicas.options import ReplicaOptions
 from donabe.replicas.replica import ReplicaStartFailure, enclosed_failure
-from donabe.replicas.start import connect_replicas, prepare_environment
+from donabe.replicas.start import check_address, connect_replicas, prepare_environment
 from donabe.runner.failures import error_from, failed_from
 
 
@@ -49,6 +50,19 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(SettingsError) as caught:
         connect_replicas(ReplicaOptions(n_replicas=2))
     assert caught.value.hint == "pip install 'donabe[ray]'"
+
+
+def test_address_where_nothing_listens_is_said_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        check_address(address)
+    with pytest.raises(SettingsError, match=f"no Ray cluster answers at {address}"):
+        check_address(address)
+
+
+@pytest.mark.parametrize("address", ["", "auto", "local", "ray://127.0.0.1:1"])
+def test_other_addresses_are_left_to_ray(address: str) -> None:
+    check_address(address)
 
 
 def test_error_survives_in_the_text_of_another() -> None:

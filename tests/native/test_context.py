@@ -52,18 +52,28 @@ def test_chunked_prefill_equals_single_shot(tiny_model: ModelPath, architecture:
     assert_close(lab.feed(0, PROMPT, chunk), lab.fresh(PROMPT))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "mamba2", "granitehybrid"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "mamba2", "granitehybrid", "lfm2"])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 512])
+def test_chunked_prefill_of_a_long_prompt_equals_single_shot(
+    tiny_model: ModelPath, architecture: str, chunk: int
+) -> None:
+    lab = Lab(tiny_model(architecture), n_ctx=2048, n_batch=600, n_ubatch=600)
+    prompt = random_tokens(600, seed=2)
+    assert_close(lab.feed(0, prompt, chunk), lab.fresh(prompt), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "mamba2", "granitehybrid", "lfm2"])
 def test_batched_sequences_equal_one_by_one(tiny_model: ModelPath, architecture: str) -> None:
-    lab = Lab(tiny_model(architecture))
-    prompts = [random_tokens(3 + 4 * s, seed=s) for s in range(6)]
+    lab = Lab(tiny_model(architecture), n_seq_max=9)
+    prompts = [random_tokens(2 + 3 * s, seed=s) for s in range(8)]
     batch = _core.Batch(128)
     for seq_id, prompt in enumerate(prompts):
         batch.add_tokens(seq_id, prompt, 0, "last")
     lab.context.decode(batch)
     rows = lab.logits()
-    assert rows.shape == (6, N_VOCAB)
+    assert rows.shape == (8, N_VOCAB)
     for row, prompt in zip(rows, prompts, strict=True):
-        assert_close(row, lab.fresh(prompt))
+        assert_close(row, lab.fresh(prompt, seq_id=8))
 
 
 def test_rows_are_in_batch_order(tiny_model: ModelPath) -> None:
@@ -418,6 +428,18 @@ def test_second_thread_gets_busy_and_abort_ends_the_first(slow_lab: Lab) -> None
     assert slow_lab.memory.pos_max(0) == -1
     slow_lab.context.clear_abort()
     assert np.isfinite(slow_lab.feed(0, PROMPT)).all()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_sequence_goes_on_exactly_where_an_abort_found_it(tiny_model: ModelPath, architecture: str) -> None:
+    lab = Lab(tiny_model(architecture), n_batch=64, n_ubatch=16)
+    lab.feed(0, PROMPT)
+    lab.context.request_abort()
+    with pytest.raises(AbortedError):
+        lab.feed(0, PROMPT[:40])
+    assert lab.memory.pos_max(0) == 49
+    lab.context.clear_abort()
+    assert_close(lab.feed(0, PROMPT[:40]), lab.fresh(join(PROMPT, PROMPT[:40])))
 
 
 def test_decode_runs_without_the_gil(slow_lab: Lab) -> None:

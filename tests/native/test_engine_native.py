@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.native.engine_bench import KINDS, SHARING, TOLERANCE, Answer, Bench, prompt
+from tests.native.engine_bench import KINDS, SHARING, TOLERANCE, Answer, Bench, check_cells, prompt
 
 from donabe import _core
 from donabe.engine.build import build_engine
@@ -130,6 +130,57 @@ def test_cancel_frees_the_cells(path):
     bench.run()
     assert [bench.finals[r].finish_reason for r in "ab"] == [FinishReason.ABORT] * 2
     assert bench.engine.status().n_cells_used == 0
+
+
+def test_cancelled_requests_free_the_cells_that_only_they_had(path, plain):
+    bench = Bench(path, n_ctx=1024, n_batch=64, prefix_cache=False)
+    trunk = prompt(150)
+    bench.submit("stays", [*trunk, *prompt(10, 1)], max_tokens=60, boundaries=(150,))
+    while not bench.tokens["stays"][0]:
+        bench.engine.step()
+    bench.submit("decoding", [*trunk, *prompt(10, 2)], max_tokens=60)
+    while not bench.tokens["decoding"][0]:
+        bench.engine.step()
+    bench.submit("prefilling", [*trunk, *prompt(300, 3)])
+    bench.engine.step()
+    running = {s.call.request.request_id: s for s in bench.engine._scheduler.running}
+    assert 0 < running["prefilling"].n_computed < 450
+    assert not bench.tokens["prefilling"][0]
+    check_cells(bench.engine)
+    bench.engine.cancel("prefilling")
+    bench.engine.cancel("decoding")
+    bench.engine.step()
+    assert bench.engine.status().n_cells_used == running["stays"].n_computed
+    check_cells(bench.engine)
+    bench.run()
+    bench.answers["stays"][0].assert_equals(plain([*trunk, *prompt(10, 1)], max_tokens=60))
+    assert bench.engine.status().n_cells_used == 0
+    check_cells(bench.engine)
+
+
+def test_completions_of_one_prompt_add_only_the_cells_of_their_outputs(kind, path):
+    bench = Bench(path, prefix_cache=False)
+    params = {"temperature": 2.0, "top_k": 0, "top_p": 1.0}
+    bench.submit("a", prompt(120), n=3, max_tokens=10, seed=1, sampler_params=params)
+    n_most = 0
+    while bench.engine.has_work():
+        bench.engine.step()
+        bench.engine.check()
+        n_most = max(n_most, bench.engine.status().n_cells_used)
+    assert len({tuple(bench.tokens["a"][i]) for i in range(3)}) == 3
+    if kind in ("dense", "iswa", "hybrid", "hybrid_iswa"):  # others have no cells, or share none
+        assert 120 < n_most <= 120 + 3 * 9
+
+
+@pytest.mark.parametrize("kind", ["iswa", "hybrid_iswa", "recurrent", "hybrid"])
+def test_prefix_whose_state_is_gone_is_computed_again(path, plain):
+    bench = Bench(path, n_seq_max=3, n_batch=32, n_parallel=2)  # the ring of a window is small then
+    long = prompt(600)
+    bench.answer(long)
+    n_before = bench.n_evaluated
+    other = [*long[:300], *prompt(30, 1)]
+    bench.answer(other).assert_equals(plain(other))
+    assert bench.n_evaluated - n_before >= 329
 
 
 def test_context_shift_goes_on(path):

@@ -202,6 +202,11 @@ def test_seq_cp_refuses_what_would_compute_wrong_logits(tiny_model: ModelPath) -
     with pytest.raises(UnsupportedError, match="share cells"):
         streams.memory.seq_cp(0, 1, 0, 25)
 
+    opaque = Lab(tiny_model("deepseek4"), flash_attention="auto")
+    opaque.feed(0, PROMPT)
+    with pytest.raises(UnsupportedError):
+        opaque.memory.seq_cp(0, 1, 0, 25)
+
     dense = Lab(tiny_model("llama"))
     dense.feed(0, PROMPT)
     dense.memory.seq_cp(0, 1, 0, 25)

@@ -7,9 +7,7 @@ rest from the engine thread. The only long call is decode_and_sample, which rele
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from donabe.engine.budget import RowTimes, StepBudget
 from donabe.engine.compaction import Compactor
 from donabe.engine.disk_tier import DiskTier
 from donabe.engine.draft_model import DraftModel
+from donabe.engine.inbox import Inbox
 from donabe.engine.intake import build_call
 from donabe.engine.kinds import memory_kind
 from donabe.engine.lanes import Lanes
@@ -35,11 +34,8 @@ from donabe.engine.stats import Counters
 from donabe.errors import (
     ComputeError,
     DonabeError,
-    InvalidRequestError,
     KvFullError,
     NativeError,
-    RunnerError,
-    ServerBusyError,
 )
 from donabe.types import FinishReason, RunnerStatus
 
@@ -102,11 +98,7 @@ class Engine:
         self._cache_changed = False
         self._calls: dict[str, Call] = {}
         self._outputs: list[SequenceOutput] = []
-        self._inbox: deque[Call | str] = deque()  # new calls, and ids to cancel
-        self._lock = threading.Lock()  # guards _known_ids, _closed and their order with _inbox
-        self._known_ids: set[str] = set()
-        self._closed: DonabeError | None = None
-        self._wakeup = threading.Event()
+        self._inbox = Inbox(options.n_waiting_max)
 
     # --- any thread ---
 
@@ -116,35 +108,21 @@ class Engine:
 
     def submit(self, request: EngineRequest) -> None:
         call = build_call(self._native, self._model, request, self._n_ctx, self._options.adapters_key, self._clock())
-        with self._lock:
-            if self._closed is not None:
-                raise RunnerError(f"the engine has stopped: {self._closed}")
-            if request.request_id in self._known_ids:
-                raise InvalidRequestError(f"request id {request.request_id!r} is in use", field="request_id")
-            n_waiting = len(self._inbox) + len(self._scheduler.waiting)
-            if n_waiting >= self._options.n_waiting_max:
-                raise ServerBusyError(
-                    f"{n_waiting} requests are waiting for this model already",
-                    hint="retry later, or raise the queue limit",
-                )
-            self._known_ids.add(request.request_id)
-            self._inbox.append(call)
-        self._wakeup.set()
+        self._inbox.submit(call, len(self._scheduler.waiting))
 
     def cancel(self, request_id: str) -> None:
-        self._inbox.append(request_id)
-        self._wakeup.set()
+        self._inbox.cancel(request_id)
 
     def has_work(self) -> bool:
-        return bool(self._inbox) or self._scheduler.has_work()
+        return len(self._inbox) > 0 or self._scheduler.has_work()
 
     def wake(self) -> None:
-        self._wakeup.set()
+        self._inbox.ring()
 
     def wait_for_work(self, timeout_s: float | None = None) -> bool:
         if not self.has_work():
-            self._wakeup.wait(timeout_s)
-        self._wakeup.clear()
+            self._inbox.wait(timeout_s)
+        self._inbox.silence()
         return self.has_work()
 
     def status(self) -> RunnerStatus:
@@ -204,7 +182,7 @@ class Engine:
         return True
 
     def idle(self) -> None:
-        if self.has_work() or self._closed is not None:
+        if self.has_work() or self._inbox.is_closed:
             return
         if self._compactor is not None:
             self._compactor.run()
@@ -215,12 +193,8 @@ class Engine:
 
     def fail_all(self, error: DonabeError) -> None:
         """Neither the native context nor the engine's own state is trusted any more: requests only get their answer."""
-        with self._lock:
-            self._closed = self._closed or error
-        for item in list(self._inbox):
-            if isinstance(item, Call):
-                self._calls[item.request.request_id] = item
-        self._inbox.clear()
+        for call in self._inbox.close(error):
+            self._calls[call.request.request_id] = call
         for call in list(self._calls.values()):
             self._outputs.append(
                 SequenceOutput(
@@ -232,8 +206,7 @@ class Engine:
         self._flush()
 
     def _drain_inbox(self, now: float) -> None:
-        while self._inbox:
-            item = self._inbox.popleft()
+        while (item := self._inbox.take()) is not None:
             if isinstance(item, Call):
                 self._accept(item, now)
             elif item in self._calls:
@@ -372,8 +345,7 @@ class Engine:
 
     def _forget(self, call: Call) -> None:
         del self._calls[call.request.request_id]
-        with self._lock:
-            self._known_ids.discard(call.request.request_id)
+        self._inbox.forget(call.request.request_id)
 
     def _flush(self) -> None:
         if self._cache_changed:

@@ -10,21 +10,20 @@ Where forks need a state (sliding window, recurrent), checkpoints are taken at t
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from donabe.engine.disk_exchange import CLOSE_S, DiskExchange
+from donabe.engine.disk_exchange import DiskExchange
 from donabe.engine.disk_tier import DiskTier
 from donabe.engine.kinds import MemoryKind
 from donabe.engine.radix import Branch, Key, RadixTree
 from donabe.engine.ram_tier import Entry, RamTier, Saved
 from donabe.engine.seq_ids import SeqIds
 from donabe.engine.tokens import Int32Array, TokenBuffer
-from donabe.errors import KvFullError, NativeError, StateError
+from donabe.errors import KvFullError, StateError
 
 if TYPE_CHECKING:
-    from donabe._core import Memory, StateBlob
+    from donabe._core import Memory
 
 UNLIMITED = 1 << 40
 MIN_CHECKPOINT_TOKENS = 16  # a shorter prefix is cheaper to compute again than to keep
@@ -65,7 +64,7 @@ class PrefixCache:
         self.seq_ids = SeqIds(n_seq_max)
         self.n_cells = n_cells if kind.counts_cells else UNLIMITED
         self.ram = ram
-        self.disk = DiskExchange(disk, ram, self.n_cells) if disk is not None else None
+        self.disk = DiskExchange(disk, ram, memory, self.n_cells) if disk is not None else None
         self._keep_idle = keep_idle
         self.n_forks = 0
         self.n_evictions = 0
@@ -351,7 +350,8 @@ class PrefixCache:
         exclusive = branch.n_exclusive
         n_cut = max(n_wanted, CUT_GRAIN)
         if self.kind.can_cut and n_wanted > 0 and n_cut * 2 <= exclusive:
-            self._to_disk(branch)
+            if self.disk is not None:
+                self.disk.store(branch)
             self.cut(branch, branch.n - n_cut)
             return
         if exclusive >= MIN_SAVE_TOKENS or (self.kind.wants_checkpoints and branch.n >= MIN_SAVE_TOKENS):
@@ -360,7 +360,8 @@ class PrefixCache:
 
     def _spill(self, branch: Branch[Saved], now: float) -> None:
         saved = self.save(branch, now)
-        self._to_disk(branch, saved.blob if saved is not None else None)
+        if self.disk is not None:
+            self.disk.store(branch, saved.blob if saved is not None else None)
         if saved is None:
             return
         saved.last_used = branch.last_used
@@ -373,36 +374,13 @@ class PrefixCache:
 
     def store_idle(self, now: float) -> None:
         """Upkeep while nothing runs: idle branches are copied to the disk tier, one turn at a time."""
-        if self.disk is None:
-            return
-        self.disk.release()
-        for branch in self.disk.next_idle(self.tree.branches, now):
-            self._to_disk(branch)
+        if self.disk is not None:
+            self.disk.store_idle(self.tree.branches, now)
 
     def close_disk(self) -> None:
         """Copy what is idle to the disk tier, last used first, and wait for the writing; both for a bounded time."""
-        if self.disk is None:
-            return
-        deadline = time.monotonic() + CLOSE_S
-        for branch in sorted(self.tree.branches, key=lambda b: -b.last_used):
-            if branch.is_idle and time.monotonic() < deadline:
-                self._to_disk(branch)
-        self.disk.tier.close(max(deadline - time.monotonic(), 1.0))
-
-    def _to_disk(self, branch: Branch[Saved], blob: StateBlob | None = None) -> None:
-        tokens = branch.buffer.view(0, branch.n)
-        if self.disk is None or not self.disk.tier.wants(branch.key, tokens):
-            return
-        assert self._memory is not None
-        if blob is None:
-            try:
-                blob = self._memory.get_state(branch.seq_id)
-            except NativeError:
-                return
-        checkpoints = {
-            k: saved.blob for node in branch.path() for k, saved in node.checkpoints.items() if saved.blob is not None
-        }
-        self.disk.tier.store(branch.key, tokens, blob, checkpoints)
+        if self.disk is not None:
+            self.disk.close(self.tree.branches)
 
     # --- checks ---
 

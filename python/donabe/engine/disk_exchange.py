@@ -1,5 +1,4 @@
-"""The engine thread's side of the disk tier: copies branches to it; reads at most one file at a time, and keeps it until
-it is used.
+"""The engine thread's side of the disk tier: copies branches to it, reads at most one file at a time.
 
 What was read is a guest: found like an entry of the RAM tier, but not under its budget, and gone as soon as a sequence
 has started from it. While a file is read, running sequences go on; admission waits for it.

@@ -86,7 +86,7 @@ def decode_messages_request(body: bytes, *, is_counting: bool = False) -> Anthro
         force_tools=choice.mode == "required",
         think=_think(fields.inner("thinking"), config),
         ignore_unsupported_thinking=True,
-        constraint=_constraint(fields.take("output_format"), config),
+        constraint=_constraint(fields, config),
         truncate=False,
         context_shift=False,
     )
@@ -354,10 +354,14 @@ def _think(thinking: Fields | None, config: Fields | None) -> Think:
     return level or (True if kind in ("enabled", "adaptive") else None)
 
 
-def _constraint(output_format: object, config: Fields | None) -> Constraint:
+def _constraint(fields: Fields, config: Fields | None) -> Constraint:
     """`output_config.format`, or its older place `output_format`."""
+    older = fields.take("output_format")
+    fields.report("output_format", older, "type", "schema")
     found = config.take("format") if config is not None else None
-    value = found if found is not None else output_format
+    if config is not None:
+        config.report("format", found, "type", "schema")
+    value = found if found is not None else older
     if value is None:
         return Constraint()
     if isinstance(value, dict) and value.get("type") == "json_schema" and isinstance(value.get("schema"), dict):

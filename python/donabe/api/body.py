@@ -178,6 +178,11 @@ class Fields:
         value = self._values.pop(name, None)
         return None if value is None else self.items(name, [value])[0]
 
+    def report(self, name: str, value: object, *known: str) -> None:
+        """Put what an object has beside these fields into `rest`; other values have nothing to report."""
+        if isinstance(value, dict):
+            self.items(name, [value])[0].ignore(*known)
+
     def mismatch(self, name: str, value: object, type_name: str, *, kind: str = "") -> InvalidRequestError:
         place = f"{self._path}{name}"
         return InvalidRequestError(

@@ -25,6 +25,8 @@ _PART_FIELDS = (
     *("annotations", "logprobs", "cache_control"),
 )
 
+SCHEMA_FIELDS = ("name", "description", "schema", "strict")
+
 EFFORTS: dict[str, Think] = {
     "": None,
     "none": False,
@@ -193,6 +195,15 @@ def decode_function(function: Fields) -> Tool:
     return Tool(name=name, description=function.string("description"), parameters=function.mapping("parameters"))
 
 
+def take_tool_choice(fields: Fields) -> object:
+    """`tool_choice` as it was sent; what is in it beside the tool's name is reported."""
+    value = fields.take("tool_choice")
+    fields.report("tool_choice", value, "type", "name", "function")
+    if isinstance(value, dict):
+        fields.report("tool_choice.function", value.get("function"), "name")
+    return value
+
+
 def decode_tool_choice(value: object, tools: tuple[Tool, ...], *, parallel: bool = True) -> ToolChoice:
     """`none`, `auto`, `required`, or a named function in either of its forms."""
     if value is None or value in ("auto", "none", "required"):
@@ -223,12 +234,15 @@ def decode_effort(value: object, *, field: str = "reasoning_effort") -> Think:
     return EFFORTS[value]
 
 
-def decode_response_format(value: object) -> Constraint:
+def decode_response_format(fields: Fields) -> Constraint:
     """`response_format`: text, json_object or json_schema."""
+    value = fields.take("response_format")
     if value is None:
         return Constraint()
     if not isinstance(value, dict):
         raise InvalidRequestError("response_format must be an object with a type", field="response_format")
+    fields.report("response_format", value, "type", "schema", "json_schema", "grammar")
+    fields.report("response_format.json_schema", value.get("json_schema"), *SCHEMA_FIELDS)
     kind = str(value.get("type") or "text").strip().lower()
     if kind == "text":
         return Constraint()

@@ -19,6 +19,7 @@ from donabe.api.openai_messages import (
     decode_tool_choice,
     decode_tools,
     stop_strings,
+    take_tool_choice,
 )
 from donabe.errors import InvalidRequestError
 from donabe.service.calls import ChatCall, EmbedCall, GenerateCall, Think
@@ -114,7 +115,8 @@ def decode_chat_completion(body: bytes) -> OpenAIChat:
     options, warnings = _options(fields)
     is_streamed, include_usage = _stream(fields)
     tools = decode_tools(fields.items("tools", fields.array("tools", "[]api.Tool")))
-    choice = decode_tool_choice(fields.take("tool_choice"), tools, parallel=fields.boolean("parallel_tool_calls", True))
+    parallel = fields.boolean("parallel_tool_calls", True)
+    choice = decode_tool_choice(take_tool_choice(fields), tools, parallel=parallel)
     _refuse(fields, "functions", "function_call", hint="use tools and tool_choice")
     _refuse(fields, "audio", "web_search_options")
     if any(kind != "text" for kind in fields.array("modalities")):
@@ -286,7 +288,7 @@ def _think(fields: Fields) -> Think:
 
 def _constraint(fields: Fields) -> Constraint:
     """`response_format`, or what other servers call it."""
-    found = decode_response_format(fields.take("response_format"))
+    found = decode_response_format(fields)
     schema = fields.take("guided_json")
     if schema is None:
         schema = fields.take("json_schema")

@@ -8,7 +8,13 @@ from typing import Any
 from donabe.api.body import Fields, parse_json
 from donabe.api.durations import parse_keep_alive
 from donabe.api.native import unknown_fields
-from donabe.api.openai_messages import decode_effort, decode_function, decode_tool_choice
+from donabe.api.openai_messages import (
+    SCHEMA_FIELDS,
+    decode_effort,
+    decode_function,
+    decode_tool_choice,
+    take_tool_choice,
+)
 from donabe.api.openai_requests import DEFAULT_OPTIONS
 from donabe.api.responses_items import input_items, report_items
 from donabe.errors import InvalidRequestError
@@ -56,7 +62,7 @@ def decode_responses(body: bytes) -> ResponsesRequest:
     report_items(fields, items)
     raw_tools = fields.array("tools", "[]responses.Tool")
     tools, warnings = _tools(fields.items("tools", raw_tools))
-    raw_choice = fields.take("tool_choice")
+    raw_choice = take_tool_choice(fields)
     parallel = fields.boolean("parallel_tool_calls", True)
     choice = decode_tool_choice(raw_choice, tools, parallel=parallel)
     options, top_logprobs = _options(fields)
@@ -141,8 +147,9 @@ def _options(fields: Fields) -> tuple[dict[str, Any], int]:
 def _text_format(fields: Fields) -> tuple[JsonObject, Constraint]:
     text = fields.inner("text")
     found = text.take("format") if text is not None else None
-    if found is None:
+    if text is None or found is None:
         return {"type": "text"}, Constraint()
+    text.report("format", found, "type", *SCHEMA_FIELDS)
     kind = found.get("type") if isinstance(found, dict) else None
     if kind == "text":
         return found, Constraint()

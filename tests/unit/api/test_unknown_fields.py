@@ -104,3 +104,43 @@ def test_reasoning_that_is_no_object_is_refused(reasoning):
 @pytest.mark.parametrize("content", [5, {"a": 1}, ["x"], True])
 def test_content_that_is_no_list_of_parts_is_left_to_the_reader(content):
     assert responses({"role": "user", "content": content, "output": content}) == ()
+
+
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+def completion(**fields):
+    body = {"model": "C", "messages": [{"role": "user", "content": "hi"}], "tools": [NAMED], **fields}
+    return decode_chat_completion(msgspec.json.encode(body)).warnings
+
+
+def test_formats_and_choices_of_chat_completions():
+    schema = {"name": "n", "description": "d", "strict": True, "schema": {"any": 1}}
+    assert completion(response_format={"type": "json_schema", "json_schema": schema}, tool_choice=NAMED) == ()
+    assert completion(response_format={"type": "json_schema", "json_schema": {**schema, "x": 1}, "y": 1}) == (
+        "unknown field response_format.y",
+        "unknown field response_format.json_schema.x",
+    )
+    assert completion(tool_choice={"type": "function", "x": 1, "function": {"name": "f", "y": 1}}) == (
+        "unknown field tool_choice.x",
+        "unknown field tool_choice.function.y",
+    )
+
+
+def test_formats_and_choices_of_responses():
+    tools, choice = [{"type": "function", "name": "f"}], {"type": "function", "name": "f"}
+    form = {"type": "json_schema", "name": "n", "description": "d", "strict": True, "schema": {"any": 1}}
+    assert responses({"role": "user", "content": "a"}, tools=tools, tool_choice=choice, text={"format": form}) == ()
+    assert responses(
+        {"role": "user", "content": "a"},
+        tools=tools,
+        tool_choice={**choice, "x": 1},
+        text={"format": {**form, "y": 1}},
+    ) == ("unknown field tool_choice.x", "unknown field text.format.y")
+
+
+def test_formats_of_messages():
+    text, form = {"type": "text", "text": "a"}, {"type": "json_schema", "schema": {"any": 1}}
+    assert messages(text, output_config={"format": form}) == messages(text, output_format=form) == ()
+    assert messages(text, output_config={"format": {**form, "x": 1}}) == ("unknown field output_config.format.x",)
+    assert messages(text, output_format={**form, "x": 1}) == ("unknown field output_format.x",)

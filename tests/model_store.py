@@ -17,10 +17,13 @@ SMOLLM2 = "smollm2:135m"
 GEMMA3 = "gemma3:270m"
 
 
+def store_folder() -> Path:
+    return Path(os.environ.get("DONABE_TEST_MODELS") or Path.home() / ".cache" / "donabe" / "test-models")
+
+
 def shared_store() -> ModelStore:
     """The shared store of the tests."""
-    folder = os.environ.get("DONABE_TEST_MODELS") or Path.home() / ".cache" / "donabe" / "test-models"
-    return ModelStore(Path(folder))
+    return ModelStore(store_folder())
 
 
 def ensure_spec(name: str) -> ModelSpec:

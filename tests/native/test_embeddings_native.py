@@ -1,0 +1,141 @@
+"""Embeddings and scores over the real module: what an input is packed with must not show in its vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from tests.bert_gguf import CLS, LAST, MEAN, RANK, random_bert
+from tests.minilm import ensure_minilm
+
+from donabe import _core
+from donabe.errors import CapabilityError, ContextLengthError, RunnerError, UnsupportedError
+from donabe.runner.embedder import Embedder
+from donabe.types import EmbedRequest, EmbedResult, LoadOptions, RerankRequest
+
+Rows = npt.NDArray[np.float32]
+TEXTS = [" ".join(f"w{(7 * i + 3 * j) % 60}" for j in range(1 + i % 40)) for i in range(128)]
+SAME = 0.9999
+
+
+class Rig:
+    """An embedder on a real model."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        self.model = _core.Model(path)
+        self.embedder = Embedder(self.model, LoadOptions(n_threads=1, **options), self._open, _core.Batch)
+
+    def _open(self, arguments: dict[str, Any]) -> _core.Context:
+        return _core.Context(self.model, _core.ContextParams(**arguments))
+
+    def result(self, *inputs: str | tuple[int, ...], **options: Any) -> EmbedResult:
+        return self.embedder.embed(EmbedRequest(inputs=inputs, **options)).result(120)
+
+    def embed(self, *inputs: str | tuple[int, ...], **options: Any) -> Rows:
+        result = self.result(*inputs, **options)
+        return np.frombuffer(result.data, "<f4").reshape(result.n_rows, result.n_embd)
+
+    def rerank(self, query: str, *documents: str) -> tuple[float, ...]:
+        return self.embedder.rerank(RerankRequest(query=query, documents=documents)).result(120).scores
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Rig]]:
+    rigs: list[Rig] = []
+
+    def build(path: object, **options: Any) -> Rig:
+        rigs.append(Rig(str(path), **options))
+        return rigs[-1]
+
+    yield build
+    for rig in rigs:
+        rig.embedder.stop(RunnerError("end"))
+
+
+def assert_batch_does_not_show(rig: Rig, texts: list[str]) -> Rows:
+    together = rig.embed(*texts)
+    alone = np.concatenate([rig.embed(text) for text in texts])
+    assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    assert (together * alone).sum(axis=1).min() >= SAME
+    return together
+
+
+@pytest.mark.parametrize("pooling", [MEAN, CLS, LAST])
+def test_encoder_of_any_pooling_gives_the_same_in_a_batch_of_1_and_128(
+    make: Callable[..., Rig], tmp_path: Path, pooling: int
+) -> None:
+    rows = assert_batch_does_not_show(make(random_bert(pooling).write(tmp_path / "bert.gguf")), TEXTS)
+    assert (rows[:40] @ rows[:40].T - np.eye(40)).max() < SAME  # other texts have other vectors
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "mamba2", "lfm2"])
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_decoder_gives_the_same_in_a_batch_of_1_and_128(
+    make: Callable[..., Rig], tiny_model: Callable[[str], str], architecture: str, pooling: str
+) -> None:
+    rig = make(tiny_model(architecture), pooling=pooling)
+    tokens = [tuple(5 + (7 * i + 3 * j) % 120 for j in range(1 + i % 40)) for i in range(128)]
+    together = rig.embed(*tokens)
+    alone = np.concatenate([rig.embed(one) for one in tokens])
+    assert (together * alone).sum(axis=1).min() >= SAME
+
+
+def test_poolings_differ_and_the_options_win_over_the_file(make: Callable[..., Rig], tmp_path: Path) -> None:
+    path = random_bert(MEAN).write(tmp_path / "bert.gguf")
+    mean, cls, last = (make(path, pooling=name).embed("w1 w2 w3")[0] for name in ("mean", "cls", "last"))
+    assert np.allclose(mean, make(path).embed("w1 w2 w3")[0], atol=1e-6)
+    for a, b in ((mean, cls), (cls, last), (mean, last)):
+        assert float(a @ b) < 0.999
+    with pytest.raises(UnsupportedError, match="none"):
+        make(path, pooling="none").embed("w1")
+
+
+def test_equal_inputs_get_equal_rows_in_their_places(make: Callable[..., Rig], tmp_path: Path) -> None:
+    rows = make(random_bert(MEAN).write(tmp_path / "bert.gguf")).embed("w1 w2", "w3", "w1 w2", "w3", "w4")
+    assert (rows[0] == rows[2]).all()
+    assert (rows[1] == rows[3]).all()
+    assert not np.allclose(rows[0], rows[1])
+
+
+def test_long_input_is_refused_or_cut_and_told(make: Callable[..., Rig], tmp_path: Path) -> None:
+    rig = make(random_bert(MEAN).write(tmp_path / "bert.gguf"))  # 128 positions
+    long = " ".join(["w1"] * 300)
+    with pytest.raises(ContextLengthError, match=r"input\[1\] has 302 tokens, more than the 128") as caught:
+        rig.result("w1", long, truncate=False)
+    assert (caught.value.n_prompt_tokens, caught.value.n_ctx) == (302, 128)
+    cut = rig.result("w1", long)
+    assert cut.truncated == (1,)
+    assert cut.n_prompt_tokens == 3 + 128
+    rows = np.frombuffer(cut.data, "<f4").reshape(2, -1)
+    assert float(rows[1] @ rig.embed(" ".join(["w1"] * 126))[0]) >= SAME
+
+
+def test_scores_do_not_depend_on_the_other_documents(make: Callable[..., Rig], tmp_path: Path) -> None:
+    rig = make(random_bert(RANK).write(tmp_path / "bert.gguf"))
+    documents = TEXTS[:60]
+    together = rig.rerank("w3 w9", *documents)
+    alone = [rig.rerank("w3 w9", document)[0] for document in documents]
+    assert np.allclose(together, alone, atol=1e-4)
+    assert all(0 < score < 1 for score in together)
+    assert np.ptp(together) > 1e-2
+    backwards = rig.rerank("w3 w9", *reversed(documents))
+    assert np.allclose(together, backwards[::-1], atol=1e-4)
+    with pytest.raises(CapabilityError, match="ranks"):
+        rig.embed("w1")
+
+
+@pytest.mark.models
+def test_minilm_is_the_same_in_a_batch_of_1_and_128_and_knows_what_is_alike(make: Callable[..., Rig]) -> None:
+    rig = make(ensure_minilm())
+    subjects = ["A cat", "The old engineer", "My neighbour's garden", "A distributed database", "The orchestra"]
+    verbs = ["sleeps near the window", "was repaired yesterday", "grows faster than anyone expected"]
+    texts = [f"{subjects[i % 5]} {verbs[i % 3]}" + " and so on" * (i % 9) + f", number {i}." for i in range(128)]
+    rows = assert_batch_does_not_show(rig, texts)
+    assert rows.shape == (128, 384)
+    cat, kitten, bank = rig.embed("A cat sits on the mat.", "A kitten rests on the rug.", "The bank raised its rates.")
+    assert float(cat @ kitten) > 0.5
+    assert float(cat @ bank) < 0.2

@@ -11,6 +11,7 @@
 #include "bindings/register.h"
 #include "bindings/text.h"
 #include "devices.h"
+#include "rpc.h"
 
 namespace donabe::bindings {
 namespace {
@@ -32,6 +33,19 @@ py::list drain_logs(int64_t max_lines) {
     return lines;
 }
 
+void rpc_add(const std::string & address) {
+    without_gil([&] { rpc_add_worker(address); }); // waits for the network; has its own lock
+}
+
+void rpc_serve(int64_t connection, const std::vector<std::string> & devices, int64_t n_threads,
+               const std::string & cache_dir) {
+    require_range("connection", connection, 0, int64_t{1} << 30);
+    require_range("n_threads", n_threads, 1, 1024);
+    without_gil([&] { // for as long as the peer stays; it is the only user of the devices in its process
+        rpc_serve_connection(static_cast<int>(connection), devices, static_cast<int>(n_threads), cache_dir);
+    });
+}
+
 void set_log_level(int64_t level) {
     require_range("level", level, 1, 5);
     log_set_level(static_cast<int>(level));
@@ -47,6 +61,7 @@ py::dict build_info() {
     dict["ggml_commit"] = info.ggml_commit;
     dict["compiler"] = info.compiler;
     dict["cpu_variant"] = info.cpu_variant;
+    dict["rpc_protocol"] = rpc_protocol_version();
     dict["backend_dl"] = info.has_dynamic_backends;
     dict["asserts"] = info.has_asserts;
     return dict;
@@ -71,6 +86,13 @@ void register_devices(py::module_ & m) {
     m.def("set_log_level", &set_log_level, py::arg("level"));
     m.def("max_sequences", [] { return llama_max_parallel_sequences(); });
     m.def("n_physical_cores", &process_n_physical_cores);
+    m.def("rpc_add_worker", &rpc_add, py::arg("address"));
+    m.def("rpc_serve_connection", &rpc_serve, py::arg("connection"), py::arg("devices"), py::arg("n_threads"),
+          py::arg("cache_dir") = "");
+    m.def(
+        "rpc_cache_file_is_sound",
+        [](const std::string & path) { return without_gil([&] { return rpc_cache_file_is_sound(path); }); }, // reads it
+        py::arg("path"));
     m.def("set_abort_callback_report", &devices_set_abort_report, py::arg("path"));
 }
 

@@ -45,11 +45,23 @@ def init(backend_dir: str | None = None, plugins: Sequence[str] = ()) -> list[De
 def devices() -> list[DeviceInfo]: ...
 def system_info() -> str: ...
 def build_info() -> dict[str, Any]:
-    """version, build_id, llama_version, ggml_version, ggml_commit, compiler, backend_dl, asserts, cpu_variant.
+    """version, build_id, llama_version, ggml_version, ggml_commit, compiler, rpc_protocol, backend_dl, asserts,
+    cpu_variant.
 
     cpu_variant is the one that init() chose, or DONABE_CPU_VARIANT named; "" before, and where the CPU backend is
     linked in.
     """
+
+def rpc_add_worker(address: str) -> None:
+    """Connect to the RPC worker at `host:port` and add its devices to devices(), once. Raises LoadError. ggml ends the
+    process if the worker can't be reached or goes away: see donabe.devices.rpc."""
+
+def rpc_serve_connection(connection: int, devices: Sequence[str], n_threads: int, cache_dir: str = "") -> None:
+    """Lend devices to the peer of a connected socket, which is closed, until it leaves. Once per process. Raises
+    LoadError, InvalidArgumentError, UnsupportedError."""
+
+def rpc_cache_file_is_sound(path: str) -> bool:
+    """Whether a file of an RPC worker's cache holds what its name, a hash, says. Raises LoadError."""
 
 def drain_logs(max_lines: int = 1000) -> list[tuple[int, str]]:
     """Take up to max_lines (level, text) out of the log ring; levels as in ggml: 1 debug 2 info 3 warn 4 error."""

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -138,7 +139,7 @@ class Loaded:
         """Bytes of weights, cache and compute buffers: on all devices, and on GPUs."""
         if self._engine is None:
             return self._model.size_bytes, 0
-        gpus = {device.name for device in _core.devices() if device.kind in ("gpu", "igpu")}
+        gpus = _buffer_names()
         rows = [(name, sum(parts)) for name, *parts in self._engine.memory_breakdown()]
         return sum(n for _, n in rows), sum(n for name, n in rows if name in gpus)
 
@@ -155,6 +156,19 @@ def _shown_name(name: str) -> str:
         if device.name == name and backend_name(device.backend) == "rpc":
             return f"{name}[{device.description}]"
     return name
+
+
+def _buffer_names() -> set[str]:
+    """Names of the buffer types of all GPUs: the device's, or of another machine its number there and the address."""
+    names = set()
+    n_there: Counter[str] = Counter()
+    for device in _core.devices():
+        if backend_name(device.backend) == "rpc":
+            names.add(f"RPC{n_there[device.description]}[{device.description}]")
+            n_there[device.description] += 1
+        elif device.kind in ("gpu", "igpu"):
+            names.add(device.name)
+    return names
 
 
 class _Outlet:

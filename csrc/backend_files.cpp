@@ -71,6 +71,21 @@ int score_of(const fs::path & path) {
     return value;
 }
 
+// Throws Error(load): the folder can't be read.
+std::vector<fs::path> files_in(const fs::path & dir) {
+    std::vector<fs::path> paths;
+    std::error_code failed;
+    for (auto entry = fs::directory_iterator(dir, failed); !failed && entry != fs::directory_iterator();
+         entry.increment(failed)) {
+        paths.push_back(entry->path());
+    }
+    if (failed) {
+        throw Error(ErrorCode::load, "the folder of the backend libraries can't be read: " + failed.message(),
+                    "check that " + dir.string() + " may be read, and the limit of open files");
+    }
+    return paths;
+}
+
 void load_file(const fs::path & path) {
     if (ggml_backend_load(path.string().c_str()) == nullptr) {
         throw Error(ErrorCode::load, "the backend library " + path.filename().string() + " can't be loaded",
@@ -133,13 +148,12 @@ std::string backend_files_load(const fs::path & dir, const std::string & cpu_var
     }
     std::vector<CpuVariant> variants;
     std::vector<fs::path> others;
-    for (const fs::directory_entry & entry : fs::directory_iterator(dir)) {
-        const std::string name = backend_name(entry.path());
+    for (const fs::path & path : files_in(dir)) {
+        const std::string name = backend_name(path);
         if (starts_with(name, cpu_prefix)) {
-            variants.push_back(
-                {name.substr(std::char_traits<char>::length(cpu_prefix)), entry.path(), score_of(entry.path())});
+            variants.push_back({name.substr(std::char_traits<char>::length(cpu_prefix)), path, score_of(path)});
         } else if (!name.empty()) {
-            others.push_back(entry.path());
+            others.push_back(path);
         }
     }
     std::sort(variants.begin(), variants.end(),

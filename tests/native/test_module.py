@@ -61,6 +61,7 @@ def test_build_info_tells_what_was_built() -> None:
         "backend_dl",
         "asserts",
         "cpu_variant",
+        "rpc_protocol",
     }
     assert len(info["build_id"]) == 16
 
@@ -171,3 +172,24 @@ def test_a_cpu_variant_is_only_named_where_there_are_variants() -> None:
         "no CPU variant 'riscv128'" if _core.build_info()["backend_dl"] else "this build of donabe has no CPU variants"
     )
     assert expected in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of open files")
+def test_folder_of_backends_that_can_not_be_read_is_a_load_error(tmp_path: Path) -> None:
+    script = f"""
+import os, resource
+from donabe import _core
+from donabe.errors import LoadError
+free = os.open(os.devnull, os.O_RDONLY)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+try:
+    _core.init(backend_dir={str(tmp_path)!r})
+except LoadError as error:
+    assert "can't be read" in error.message, error.message
+    assert "limit of open files" in error.hint, error.hint
+else:
+    raise SystemExit("nothing was raised")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

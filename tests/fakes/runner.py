@@ -142,7 +142,14 @@ class ScriptedRunner:
         return "".join(chr(t) for t in tokens)
 
     async def status(self) -> RunnerStatus:
-        return RunnerStatus(n_running=self.n_open_streams, n_cells=self.info.n_ctx, n_forks=3, python_s=0.25)
+        return RunnerStatus(
+            n_running=self.n_open_streams,
+            n_cells=self.info.n_ctx,
+            n_forks=3,
+            n_draft_tokens=12,
+            n_draft_accepted=9,
+            python_s=0.25,
+        )
 
     async def close(self) -> None:
         self.alive = False

@@ -37,6 +37,8 @@ async def test_answers_are_counted():
     assert found['donabe_running_requests{model="C:latest"}'] == 0
     assert found['donabe_engine_python_seconds_total{model="C:latest"}'] == 0.25
     assert found['donabe_prefix_forks_total{model="C:latest"}'] == 3
+    assert found['donabe_draft_tokens_total{model="C:latest"}'] == 12
+    assert found['donabe_draft_accepted_total{model="C:latest"}'] == 9
     assert found['donabe_model_memory_bytes{model="C:latest",kind="all"}'] == 896
 
 

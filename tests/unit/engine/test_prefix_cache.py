@@ -103,6 +103,36 @@ def test_other_salt_never_shares():
     assert h.context.n_evaluated - n_before == 100 + 7
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_salt_shares_with_nobody_who_runs(kind):
+    h = EngineHarness(kind, n_ctx=4096)
+    for i, salt in enumerate(("alice", "bob", "alice")):
+        h.submit(str(i), prompt(300), max_tokens=2, cache_salt=salt)
+    h.run()
+    n_computed = 300 + 1  # of one request that computes all by itself
+    if kind == "opaque":
+        assert h.context.n_evaluated == 3 * n_computed
+    else:
+        assert 2 * n_computed < h.context.n_evaluated <= 2 * n_computed + 2
+        assert h.engine.status().n_forks == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_salt_takes_nothing_from_ram(kind):
+    h = EngineHarness(kind, n_ctx=512, n_parallel=2, n_seq_max=3)
+    h.answer(prompt(200), max_tokens=8, cache_salt="alice")
+    for i in range(4):
+        h.answer(prompt(300, 1 + i))  # alice's prefix leaves the pool
+    assert h.engine.status().cache_ram_bytes > 0
+    costs = {}
+    for salt in ("bob", "alice"):
+        n_before = h.context.n_evaluated
+        h.answer([*prompt(200), *prompt(20, 77)], max_tokens=1, cache_salt=salt)
+        costs[salt] = h.context.n_evaluated - n_before
+    assert costs["bob"] == 220
+    assert costs["alice"] < 220 or kind == "opaque"  # its blobs serve prompts that go on where an answer ended
+
+
 def test_request_that_opts_out_leaves_nothing_and_takes_nothing():
     h = EngineHarness()
     h.answer(prompt(100))

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from donabe.errors import DonabeError
 
 _MARK = "in-use"
 _LOCK = "lock"
+LOCK_WAIT_S = 2.0  # a peer asks what there is over short connections, right before it loads
 _NAME = re.compile(r"[0-9a-f]{16}")
 
 
@@ -68,9 +70,15 @@ def _locked(folder: Path) -> Iterator[bool]:
     import fcntl
 
     with open(folder / _LOCK, "w", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+        ends_at = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() >= ends_at:
+                    yield False
+                    return
+                time.sleep(0.02)
+            else:
+                yield True
+                return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from donabe.devices import rpc_cache
 from donabe.devices.rpc_cache import open_cache
 
 
@@ -36,12 +38,25 @@ def test_whole_files_stay_and_torn_ones_go(tmp_path: Path) -> None:
     assert files(folder) == {name_of(b"whole")}
 
 
-def test_second_user_goes_without(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_second_user_goes_without(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_cache, "LOCK_WAIT_S", 0.05)
     with open_cache(str(tmp_path), Native()) as first, open_cache(str(tmp_path), Native()) as second:
         assert (first, second) == (str(tmp_path), "")
     assert "another connection uses the cache" in capfd.readouterr().err
     with open_cache(str(tmp_path), Native()) as third:
         assert third == str(tmp_path)
+
+
+def test_short_use_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc_cache, "LOCK_WAIT_S", 60.0)
+    first = open_cache(str(tmp_path), Native())
+    first.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(open_cache(str(tmp_path), Native()).__enter__)
+        first.__exit__(None, None, None)
+        assert second.result(60) == str(tmp_path)
 
 
 def test_what_a_killed_user_left_is_checked_by_the_next(tmp_path: Path) -> None:

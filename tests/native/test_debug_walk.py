@@ -66,7 +66,7 @@ def test_gaps_between_recurrent_ids_cost_ubatches(tiny_model: TinyModel, debug_l
     assert counts == [1, 4]
 
 
-@pytest.mark.parametrize("kind", ["recurrent", "hybrid", "dense"])
+@pytest.mark.parametrize("kind", ["dense", "iswa", "recurrent", "hybrid", "hybrid_iswa", "opaque"])
 def test_sequences_that_decode_together_are_one_ubatch(
     kind: str, tiny_model: TinyModel, debug_lines: DebugLines
 ) -> None:

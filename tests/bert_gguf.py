@@ -34,9 +34,9 @@ def bert_gguf(weights: Weights, words: list[str], *, n_layer: int, n_head: int, 
     return FakeGguf(values, tuple(tensors), data_bytes=0, tail=b"".join(blobs))
 
 
-def random_bert(pooling: int, seed: int = 0) -> FakeGguf:
-    """Two layers, 64 wide, 128 positions, 60 words `w0` ...; for RANK also a head of one output."""
-    rng = np.random.default_rng(seed)
+def random_bert(pooling: int, labels: tuple[str, ...] = ()) -> FakeGguf:
+    """Two layers, 64 wide, 128 positions, 60 words `w0` ...; for RANK also a head of one output, or one a label."""
+    rng = np.random.default_rng(0)
     words = [*SPECIAL, *(f"w{i}" for i in range(60))]
     n_embd, n_ff, n_positions = 64, 128, 128
     shapes: dict[str, tuple[int, ...]] = {
@@ -54,12 +54,13 @@ def random_bert(pooling: int, seed: int = 0) -> FakeGguf:
             shapes |= {f"blk.{layer}.{part}.weight": (n_embd,), f"blk.{layer}.{part}.bias": (n_embd,)}
     if pooling == RANK:
         shapes |= {"cls.weight": (n_embd, n_embd), "cls.bias": (n_embd,)}
-        shapes |= {"cls.output.weight": (1, n_embd), "cls.output.bias": (1,)}
+        shapes |= {"cls.output.weight": (len(labels) or 1, n_embd), "cls.output.bias": (len(labels) or 1,)}
     weights = {name: rng.normal(scale=0.2, size=shape).astype(np.float32) for name, shape in shapes.items()}
     for name in weights:
         if name.endswith("norm.weight"):
             weights[name] += 1
-    return bert_gguf(weights, words, n_layer=2, n_head=4, pooling=pooling)
+    file = bert_gguf(weights, words, n_layer=2, n_head=4, pooling=pooling)
+    return file.with_value("bert.classifier.output_labels", array(STRING, labels)) if labels else file
 
 
 def _vocabulary(words: list[str]) -> dict[str | bytes, Value]:

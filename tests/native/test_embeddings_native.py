@@ -128,6 +128,13 @@ def test_scores_do_not_depend_on_the_other_documents(make: Callable[..., Rig], t
         rig.embed("w1")
 
 
+def test_classifier_of_several_labels_gives_no_scores(make: Callable[..., Rig], tmp_path: Path) -> None:
+    rig = make(random_bert(RANK, labels=("a", "b", "c")).write(tmp_path / "bert.gguf"))
+    assert rig.model.n_cls_out == 3
+    with pytest.raises(CapabilityError, match="sorts texts into 3 classes"):
+        rig.rerank("w1", "w2")
+
+
 @pytest.mark.models
 def test_minilm_is_the_same_in_a_batch_of_1_and_128_and_knows_what_is_alike(make: Callable[..., Rig]) -> None:
     rig = make(ensure_minilm())

@@ -219,10 +219,14 @@ class Embedder:
         plan = self._ready_plan()
         if plan.pooling != "rank":
             raise CapabilityError("this model does not support rerank", capability="rerank")
+        in_graph = self._model.architecture in _IN_GRAPH_SOFTMAX
+        if self._model.n_cls_out > 1 and not in_graph:  # none of its outputs is the score
+            raise CapabilityError(
+                f"this model sorts texts into {self._model.n_cls_out} classes and does not rank", capability="rerank"
+            )
         tokens = ei.rerank_tokens(self._model, request.query, request.documents)
         for index, pair in enumerate(tokens):
             ei.cut_to_limit(pair, plan.limit, self._model.vocab, may_cut=False, what=f"query with documents[{index}]")
-        in_graph = self._model.architecture in _IN_GRAPH_SOFTMAX
 
         def finish(rows: Float32Array) -> RerankResult:
             scores = rows[:, 0] if in_graph else ei.sigmoid(rows[:, 0])

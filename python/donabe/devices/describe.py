@@ -67,11 +67,14 @@ def _add_each(workers: Sequence[str], native: Any) -> list[dict[str, str]]:
 
 
 def _features(system_info: str) -> list[str]:
-    """Names of what is switched on, out of lines as `CPU : AVX = 1 | AVX2 = 1 | ...`."""
+    """Names of what is switched on for the CPU, out of `CUDA : NO_VMM = 1 | CPU : AVX = 1 | AVX2 = 0 | ...`."""
     names = []
-    for item in system_info.replace(":", "|").split("|"):
-        name, equals, value = item.partition("=")
-        if equals and value.strip() == "1":
+    backend = ""
+    for item in system_info.split("|"):
+        head, colon, feature = item.rpartition(":")
+        backend = head.strip() if colon else backend
+        name, equals, value = feature.partition("=")
+        if backend == "CPU" and equals and value.strip() == "1":
             names.append(name.strip())
     return names
 

@@ -27,6 +27,7 @@ logger = logging.getLogger("donabe.runner")
 CHILD_COMMAND = (python_command(), "-m", "donabe.runner.child")
 N_TAIL_LINES = 40
 _STREAM_LIMIT_BYTES = 1 << 20
+_LEVELS = {logging.getLevelName(level): level for level in (logging.INFO, logging.WARNING, logging.ERROR)}
 
 
 class ChildProcess:
@@ -137,4 +138,6 @@ class ChildProcess:
             text = line.decode("utf-8", "replace").rstrip()
             if not text.startswith("INFO "):  # the child's own log format: not a reason for its end
                 self.output_tail.append(text)
-            logger.info("runner %d: %s", self._process.pid, text)
+            word, _, rest = text.partition(" ")
+            said = rest if word in _LEVELS else text
+            logger.log(_LEVELS.get(word, logging.INFO), "runner %d: %s", self._process.pid, said)

@@ -18,7 +18,7 @@ class Native:
         return {"version": "1", "build_id": "x"}
 
     def system_info(self) -> str:
-        return "CPU : SSE3 = 1 | AVX2 = 0 | FMA = 1 | REPACK = 1 | "
+        return "CUDA : ARCHS = 860 | NO_VMM = 1 | CPU : SSE3 = 1 | AVX2 = 0 | FMA = 1 | REPACK = 1 | "
 
     def devices(self) -> list[Any]:
         memory = {"memory_total_bytes": 2, "memory_free_bytes": 1}

@@ -196,8 +196,10 @@ async def test_server_answers_over_replicas(model: Path, tmp_path: Path) -> None
 
         endless = body | {"options": {"num_predict": 100_000, "temperature": 0, "ignore_eos": True}}
         async with client.stream("POST", "/api/generate", json=endless) as response:
-            await anext(response.aiter_lines())
+            lines_of_answer = response.aiter_lines()  # kept: when it goes, the connection is closed
+            await anext(lines_of_answer)
             await until_running(client, 1)
+            await lines_of_answer.aclose()
         await until_running(client, 0)
 
         [shown] = (await client.get("/api/ps")).json()["models"]

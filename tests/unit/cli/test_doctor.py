@@ -20,7 +20,7 @@ Findings = Callable[..., dict[str, tuple[str, str]]]
 @pytest.fixture
 def findings(donabe_alone: Run, monkeypatch: pytest.MonkeyPatch) -> Findings:
     """Runs the command; (level, message) by subject."""
-    answer = {"build": {}, "features": [], "devices": [], "refused": [], "hint": ""}
+    answer = {"build": {}, "features": [], "devices": [], "lost_workers": [], "refused": [], "hint": ""}
     monkeypatch.setattr("donabe.cli.health.ask_child", lambda *_args, **_kwargs: answer)
 
     def run(*args: str) -> dict[str, tuple[str, str]]:
@@ -137,6 +137,7 @@ def test_devices_are_told_with_the_reason(findings: Findings, monkeypatch: pytes
         "build": {"llama_version": "b1", "build_id": "abc", "backend_dl": True, "cpu_variant": "haswell"},
         "features": ["AVX2", "FMA"],
         "devices": [gpu | {"is_chosen": False, "reason": "backend is set to cpu"}],
+        "lost_workers": [{"address": "box:50052", "message": "it can't be reached", "hint": "start it"}],
         "refused": [{"name": "cuda12", "message": "it is of version 1", "hint": "pip install it"}],
         "hint": "pip install 'donabe[vulkan]'",
     }
@@ -146,6 +147,7 @@ def test_devices_are_told_with_the_reason(findings: Findings, monkeypatch: pytes
     assert found["processor"] == ("ok", "uses AVX2, FMA")
     expected = "a GPU (Vulkan), 6 GB of 8 GB free; not used: backend is set to cpu"
     assert found["device Vulkan0"] == ("ok", expected)
+    assert found["worker box:50052"] == ("problem", "it can't be reached")
     assert found["plug-in cuda12"] == ("problem", "it is of version 1")
     assert found["devices"] == ("warning", "a GPU is not used")
 

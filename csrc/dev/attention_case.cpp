@@ -129,29 +129,6 @@ double alibi_slope(const AttentionCase & c, int64_t head) {
 
 } // namespace
 
-uint64_t Random::next() {
-    uint64_t z = state += 0x9E3779B97F4A7C15ull;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    return z ^ (z >> 31);
-}
-
-int64_t Random::between(int64_t low, int64_t high) {
-    return low + int64_t(next() % uint64_t(high - low + 1));
-}
-
-bool Random::chance(double p) {
-    return double(next() >> 11) * 0x1p-53 < p;
-}
-
-float Random::normal() { // sum of four uniforms: close enough, and cheap
-    double sum = 0.0;
-    for (int i = 0; i < 4; i++) {
-        sum += double(next() >> 11) * 0x1p-53 - 0.5;
-    }
-    return float(sum * 1.7320508);
-}
-
 float AttentionCase::scale() const {
     return sharpness / std::sqrt(float(dk));
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ggml.h"
+#include "random.h"
 
 namespace donabe::dev {
 
@@ -36,19 +37,6 @@ struct AttentionCase {
     int64_t n_heads() const { return n_heads_kv * n_groups; }
     float scale() const;
     std::string describe() const; // one JSON object without braces
-};
-
-// splitmix64: the same cases from a seed on every platform.
-class Random {
-  public:
-    explicit Random(uint64_t seed) : state(seed) {}
-    uint64_t next();
-    int64_t between(int64_t low, int64_t high); // inclusive
-    bool chance(double p);
-    float normal();
-
-  private:
-    uint64_t state;
 };
 
 AttentionCase random_case(Random & random, ggml_type type_k, ggml_type type_v);

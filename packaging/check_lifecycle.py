@@ -91,8 +91,8 @@ class Machine:
         subprocess.run([sys.executable, "-m", "venv", str(self.environment)], check=True, timeout=TIMEOUT_S)
         self.pip_options = ("--no-index", "--find-links", str(wheelhouse), "--quiet")
 
-    def run(self, program: str, *arguments: str) -> str:
-        """The output of a program of the environment, which has to succeed."""
+    def variables(self) -> dict[str, str]:
+        """The environment variables of every program here: nothing points to the caller's own donabe."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DONABE", "PIP_", "PYTHON"))}
         kept |= {
             "HOME": str(self.home),
@@ -103,9 +103,13 @@ class Machine:
         }
         for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
             kept.pop(name, None)
+        return kept
+
+    def run(self, program: str, *arguments: str) -> str:
+        """The output of a program of the environment, which has to succeed."""
         command = [str(self.environment / "bin" / program), *arguments]
         done = subprocess.run(
-            command, env=kept, cwd=self.home, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            command, env=self.variables(), cwd=self.home, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
         if done.returncode != 0:
             fail(f"{program} {' '.join(arguments)}: {(done.stderr or done.stdout)[-2000:]}")
@@ -119,6 +123,11 @@ class Machine:
         if not self.run("donabe", "run", model, "1, 2, 3,").strip():
             fail(f"{model} says nothing")
         self.run("donabe", "stop", "--server")
+
+    def end_server(self) -> None:
+        """End the server if one runs in the background."""
+        command = [str(self.environment / "bin" / "donabe"), "stop", "--server"]
+        subprocess.run(command, env=self.variables(), capture_output=True, timeout=TIMEOUT_S, check=False)
 
     def strays(self) -> list[str]:
         """Files outside donabe's own folder. pip leaves some of its own on some machines: ask before and after."""
@@ -186,8 +195,12 @@ def main(arguments: list[str]) -> None:
         before = digests(machine.environment)
         machine.install(*names)
         print(f"  installed: {', '.join(names)}")
-        check_use(machine, model)
-        check_upgrade(machine, there, Path(root))
+        try:
+            check_use(machine, model)
+            check_upgrade(machine, there, Path(root))
+        except BaseException:
+            machine.end_server()  # or it goes on without its files
+            raise
         check_uninstall(machine, names, before)
 
 

@@ -121,7 +121,8 @@ async def test_native_log_tail_is_in_the_error(start: Start) -> None:
 async def test_lost_rpc_worker_is_named_once(start: Start) -> None:
     runner = await start("lose_worker", options=LoadOptions(rpc=("10.0.0.2:50052",)))
     events = await collect(runner.generate(ASK))
-    assert [is_terminal(event) for event in events] == [False, True]
+    # What the child said last may be lost with its connection, when the parent writes to it at that moment.
+    assert [is_terminal(event) for event in events][-2:] in ([True], [False, True])
     failed = events[-1]
     assert isinstance(failed, Failed)
     assert (failed.kind, failed.message) == ("RunnerDiedError", "lost the RPC worker 10.0.0.2:50052")

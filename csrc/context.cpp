@@ -315,6 +315,7 @@ void Context::run_locked(const Batch & batch, bool is_encode) {
     } catch (const std::exception & error) {
         throw Error(ErrorCode::compute, std::string("the computation failed: ") + error.what());
     }
+    n_graphs_reused_.store(llama_perf_context(context_).n_reused, std::memory_order_relaxed);
     switch (status) {
     case 0:
         retired_pools_.clear();

@@ -104,6 +104,8 @@ class Context : public std::enable_shared_from_this<Context> {
     MemoryKind memory_kind() const { return memory_kind_; } // none when the context has no memory
     // Whether rejected drafted tokens can be taken back with memory_remove_tail_locked (dense and window caches).
     bool can_remove_tail() const { return memory_kind_ == MemoryKind::dense || memory_kind_ == MemoryKind::iswa; }
+    // Graphs of past computations that were the one before with other inputs, instead of being built anew. Any thread.
+    int32_t n_graphs_reused() const noexcept { return n_graphs_reused_.load(std::memory_order_relaxed); }
 
     // --- compute ---------------------------------------------------------------------------------------------------
     void decode(const Batch & batch);
@@ -163,6 +165,7 @@ class Context : public std::enable_shared_from_this<Context> {
     mutable std::timed_mutex mutex_;
     std::atomic<bool> abort_requested_{false};
     std::atomic<int32_t> n_views_{0};
+    std::atomic<int32_t> n_graphs_reused_{0};
     int32_t n_outputs_ = 0;                // rows of the last decode or encode
     std::vector<int32_t> encoded_seq_ids_; // encoder-decoder models: whom the encoder's output is for
 

@@ -141,6 +141,7 @@ ContextClass register_context(py::module_ & m) {
         .def_property_readonly("flash_attention", &Context::flash_attention)
         .def_property_readonly("kv_bytes_per_cell", &Context::kv_bytes_per_cell)
         .def_property_readonly("pooling", &Context::pooling)
+        .def_property_readonly("n_graphs_reused", &Context::n_graphs_reused)
         .def("decode", &Context::decode, py::arg("batch"), release_gil())
         .def("encode", &Context::encode, py::arg("batch"), release_gil())
         .def("logits_view", &logits_view)

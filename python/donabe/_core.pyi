@@ -298,6 +298,9 @@ class Context:
     def kv_bytes_per_cell(self) -> int: ...
     @property
     def pooling(self) -> Literal["none", "mean", "cls", "last", "rank"]: ...
+    @property
+    def n_graphs_reused(self) -> int:
+        """Graphs of past computations that were the one before with other inputs, instead of being built anew."""
     def decode(self, batch: Batch) -> None:
         """Run the batch. Raises KvFullError (memory unchanged), InvalidBatchError, AbortedError, ComputeError."""
     def encode(self, batch: Batch) -> None:

@@ -16,6 +16,7 @@ JsonObject = dict[str, Any]
 
 Capability = Literal["completion", "tools", "insert", "vision", "audio", "embedding", "thinking", "rerank"]
 ThinkLevel = Literal["low", "medium", "high", "max"]
+EmbedPooling = Literal["", "none", "mean", "cls", "last"]  # "" = as the model was loaded
 Role = str  # system, user, assistant, tool are meaningful; templates may know others (developer, ...)
 
 
@@ -277,6 +278,7 @@ class EmbedRequest(_Value, frozen=True, kw_only=True, tag="embed"):
     truncate: bool = True
     normalize: bool = True
     dimensions: int = 0  # 0 = the model's own
+    pooling: EmbedPooling = ""  # none: a row for every token
     scheduling: Scheduling = Scheduling()
 
 
@@ -285,6 +287,14 @@ class RerankRequest(_Value, frozen=True, kw_only=True, tag="rerank"):
 
     query: str
     documents: tuple[str, ...]
+    scheduling: Scheduling = Scheduling()
+
+
+class ClassifyRequest(_Value, frozen=True, kw_only=True, tag="classify"):
+    """Sort texts or token lists into the classes a classifier knows."""
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    truncate: bool = False
     scheduling: Scheduling = Scheduling()
 
 
@@ -361,6 +371,7 @@ class EmbedResult(_Value, frozen=True, kw_only=True):
     n_embd: int
     data: bytes
     n_prompt_tokens: int
+    n_rows_each: tuple[int, ...] = ()  # of every input, with pooling none; else an input has one row
     truncated: tuple[int, ...] = ()  # indices of inputs that were cut
     total_s: float = 0.0
 
@@ -370,6 +381,16 @@ class RerankResult(_Value, frozen=True, kw_only=True):
 
     scores: tuple[float, ...]
     n_prompt_tokens: int
+    total_s: float = 0.0
+
+
+class ClassifyResult(_Value, frozen=True, kw_only=True):
+    """Probabilities of the labels, for each input in order."""
+
+    labels: tuple[str, ...]
+    scores: tuple[tuple[float, ...], ...]
+    n_prompt_tokens: int
+    truncated: tuple[int, ...] = ()  # indices of inputs that were cut
     total_s: float = 0.0
 
 

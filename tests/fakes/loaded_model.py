@@ -19,6 +19,8 @@ from donabe.engine.request import EngineRequest, SequenceOutput
 from donabe.errors import DonabeError, InvalidRequestError, RunnerError
 from donabe.types import (
     ChatRequest,
+    ClassifyRequest,
+    ClassifyResult,
     EmbedRequest,
     EmbedResult,
     FinishReason,
@@ -187,6 +189,12 @@ class FakeEmbedder:
     def rerank(self, request: RerankRequest) -> Future[RerankResult]:
         future: Future[RerankResult] = Future()
         future.set_result(RerankResult(scores=(0.5,) * len(request.documents), n_prompt_tokens=1))
+        return future
+
+    def classify(self, request: ClassifyRequest) -> Future[ClassifyResult]:
+        future: Future[ClassifyResult] = Future()
+        n = len(request.inputs)
+        future.set_result(ClassifyResult(labels=("no", "yes"), scores=((0.25, 0.75),) * n, n_prompt_tokens=n))
         return future
 
     def stop(self, error: DonabeError) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -74,6 +74,11 @@ class FakeModel:
     def chat_template(self, name: str | None = None) -> str | None:
         return self.templates.get(name)
 
+    labels: tuple[str, ...] = ()
+
+    def class_labels(self) -> list[str]:
+        return list(self.labels)
+
 
 class FakeBatch:
     def __init__(self, capacity: int) -> None:
@@ -107,6 +112,7 @@ class FakeContext:
         self.batches: list[list[int]] = []  # lengths of the sequences of each batch
         self.fail_next: Exception | None = None
         self.closed = False
+        self.before_batch: Callable[[], object] = lambda: None
         self._pooled: dict[int, Any] = {}
         self._rows: Any = None
 
@@ -114,6 +120,7 @@ class FakeContext:
         if self.fail_next is not None:
             error, self.fail_next = self.fail_next, None
             raise error
+        self.before_batch()
         self.batches.append([len(tokens) for _, tokens, _ in batch.entries])
         rows = []
         for seq_id, tokens, pos0 in batch.entries:
@@ -121,7 +128,10 @@ class FakeContext:
             self.memory.n_cells[seq_id] = pos0 + len(tokens)
             vectors = np.stack([np.array([1, t, t % 7, 1], np.float32) for t in tokens])
             rows.append(vectors)
-            self._pooled[seq_id] = vectors[-1] if self.arguments["pooling"] == "last" else vectors.mean(axis=0)
+            pooling = self.arguments["pooling"]
+            if pooling != "cls" or pos0 == 0:
+                one = {"last": vectors[-1], "cls": vectors[0]}.get(pooling)
+                self._pooled[seq_id] = vectors.mean(axis=0) if one is None else one
         self._rows = np.concatenate(rows)
 
     def encode(self, batch: FakeBatch) -> None:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from donabe.errors import DonabeError
 from donabe.types import (
     ChatRequest,
+    ClassifyRequest,
+    ClassifyResult,
     Delta,
     EmbedRequest,
     EmbedResult,
@@ -87,7 +89,7 @@ class ScriptedRunner:
         self.script = script
         self.info = info or make_info()
         self.alive = True
-        self.requests: list[Request | EmbedRequest | RerankRequest] = []
+        self.requests: list[Request | EmbedRequest | RerankRequest | ClassifyRequest] = []
         self.n_open_streams = 0
         self.n_closed_early = 0
         self.n_closes = 0
@@ -130,6 +132,11 @@ class ScriptedRunner:
     async def rerank(self, request: RerankRequest) -> RerankResult:
         self.requests.append(request)
         return RerankResult(scores=tuple(float(len(d)) for d in request.documents), n_prompt_tokens=5)
+
+    async def classify(self, request: ClassifyRequest) -> ClassifyResult:
+        self.requests.append(request)
+        n = len(request.inputs)
+        return ClassifyResult(labels=("no", "yes"), scores=((0.25, 0.75),) * n, n_prompt_tokens=3 * n)
 
     async def render(self, request: ChatRequest) -> RenderedPrompt:
         prompt = "".join(f"[{m.role}]{m.content}" for m in request.messages)

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.bert_gguf import CLS, LAST, MEAN, RANK, random_bert
+from tests.fakes.registry_gguf import FakeGguf
 from tests.minilm import ensure_minilm
 
 from donabe import _core
-from donabe.errors import CapabilityError, ContextLengthError, RunnerError, UnsupportedError
+from donabe.errors import CapabilityError, ContextLengthError, RunnerError
 from donabe.runner.embedder import Embedder
-from donabe.types import EmbedRequest, EmbedResult, LoadOptions, RerankRequest
+from donabe.types import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, LoadOptions, RerankRequest
 
 Rows = npt.NDArray[np.float32]
 TEXTS = [" ".join(f"w{(7 * i + 3 * j) % 60}" for j in range(1 + i % 40)) for i in range(128)]
@@ -38,6 +39,9 @@ class Rig:
     def embed(self, *inputs: str | tuple[int, ...], **options: Any) -> Rows:
         result = self.result(*inputs, **options)
         return np.frombuffer(result.data, "<f4").reshape(result.n_rows, result.n_embd)
+
+    def classify(self, *inputs: str) -> ClassifyResult:
+        return self.embedder.classify(ClassifyRequest(inputs=inputs)).result(120)
 
     def rerank(self, query: str, *documents: str) -> tuple[float, ...]:
         return self.embedder.rerank(RerankRequest(query=query, documents=documents)).result(120).scores
@@ -90,8 +94,59 @@ def test_poolings_differ_and_the_options_win_over_the_file(make: Callable[..., R
     assert np.allclose(mean, make(path).embed("w1 w2 w3")[0], atol=1e-6)
     for a, b in ((mean, cls), (cls, last), (mean, last)):
         assert float(a @ b) < 0.999
-    with pytest.raises(UnsupportedError, match="none"):
-        make(path, pooling="none").embed("w1")
+
+
+def matrices(rig: Rig, *inputs: str | tuple[int, ...]) -> list[Rows]:
+    """Unnormalised token rows of each input."""
+    result = rig.result(*inputs, pooling="none", normalize=False)
+    rows = np.frombuffer(result.data, "<f4").reshape(result.n_rows, result.n_embd)
+    return np.split(rows, np.cumsum(result.n_rows_each)[:-1])
+
+
+def assert_poolings_follow_from_the_rows(rig: Rig, inputs: list[str] | list[tuple[int, ...]]) -> None:
+    """Mean, first and last token of what pooling none gives are what the other poolings give, packed and alone."""
+    rows = matrices(rig, *inputs)
+    for one, packed in zip(inputs, rows, strict=True):
+        (alone,) = matrices(rig, one)
+        assert packed.shape == alone.shape
+        assert cosines(packed, alone).min() >= SAME
+    expected = {"mean": [m.mean(axis=0) for m in rows], "cls": [m[0] for m in rows], "last": [m[-1] for m in rows]}
+    for pooling, vectors in expected.items():
+        found = rig.embed(*inputs, pooling=pooling)
+        assert cosines(found, np.stack(vectors)).min() >= SAME, pooling
+
+
+def cosines(a: Rows, b: Rows) -> Rows:
+    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def test_encoder_gives_token_rows_and_every_pooling_follows_from_them(make: Callable[..., Rig], tmp_path: Path) -> None:
+    rig = make(random_bert(MEAN).write(tmp_path / "bert.gguf"))
+    assert_poolings_follow_from_the_rows(rig, TEXTS[:40])
+    assert [len(m) for m in matrices(rig, "w1 w2", "w3")] == [4, 3]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "mamba2", "lfm2"])
+def test_decoder_gives_token_rows_and_every_pooling_follows_from_them(
+    make: Callable[..., Rig], tiny_model: Callable[[str], str], architecture: str
+) -> None:
+    rig = make(tiny_model(architecture))
+    assert_poolings_follow_from_the_rows(
+        rig, [tuple(5 + (7 * i + 3 * j) % 120 for j in range(2 + i)) for i in range(20)]
+    )
+
+
+@pytest.mark.parametrize("pooling", ["none", "mean", "cls", "last"])
+def test_long_input_of_a_decoder_is_as_if_computed_at_once(
+    make: Callable[..., Rig], tiny_model: Callable[[str], str], pooling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_model("llama")
+    tokens = tuple(5 + 7 * j % 120 for j in range(200))
+    whole = make(path).embed(tokens, pooling=pooling)
+    monkeypatch.setattr("donabe.runner.embedding_lane._CHUNK_TOKENS", 32)
+    in_chunks = make(path).embed(tokens, pooling=pooling)
+    assert whole.shape == in_chunks.shape
+    assert cosines(whole, in_chunks).min() >= SAME
 
 
 def test_equal_inputs_get_equal_rows_in_their_places(make: Callable[..., Rig], tmp_path: Path) -> None:
@@ -128,11 +183,44 @@ def test_scores_do_not_depend_on_the_other_documents(make: Callable[..., Rig], t
         rig.embed("w1")
 
 
-def test_classifier_of_several_labels_gives_no_scores(make: Callable[..., Rig], tmp_path: Path) -> None:
+def test_classifier_gives_the_same_classes_in_a_batch_of_1_and_60(make: Callable[..., Rig], tmp_path: Path) -> None:
     rig = make(random_bert(RANK, labels=("a", "b", "c")).write(tmp_path / "bert.gguf"))
-    assert rig.model.n_cls_out == 3
+    together = rig.classify(*TEXTS[:60])
+    assert together.labels == ("a", "b", "c")
+    scores = np.array(together.scores)
+    assert np.allclose(scores.sum(axis=1), 1, atol=1e-5)
+    assert np.allclose(scores, [rig.classify(text).scores[0] for text in TEXTS[:60]], atol=1e-4)
+    assert np.ptp(scores, axis=0).min() > 1e-2
     with pytest.raises(CapabilityError, match="sorts texts into 3 classes"):
         rig.rerank("w1", "w2")
+
+
+def test_class_scores_are_those_of_the_head(make: Callable[..., Rig], tmp_path: Path) -> None:
+    """The first token's row through the classification head, computed here."""
+    file = random_bert(RANK, labels=("a", "b", "c"))
+    rig = make(file.write(tmp_path / "bert.gguf"))
+    row = matrices(rig, "w1 w2 w3")[0][0]
+    head = {name: tensor_of(file, name) for name in ("cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias")}
+    hidden = np.tanh(head["cls.weight"] @ row + head["cls.bias"])
+    logits = head["cls.output.weight"] @ hidden + head["cls.output.bias"]
+    expected = np.exp(logits - logits.max())
+    assert np.allclose(rig.classify("w1 w2 w3").scores[0], expected / expected.sum(), atol=1e-3)
+
+
+def tensor_of(file: FakeGguf, name: str) -> Rows:
+    offset = 0
+    for tensor in file.tensors:
+        size = int(np.prod(tensor.shape)) * 4
+        if tensor.name == name:
+            return np.frombuffer(file.tail[offset : offset + size], np.float32).reshape(tensor.shape[::-1])
+        offset += size + -size % 32
+    raise KeyError(name)
+
+
+def test_model_without_labels_in_the_file_numbers_them(make: Callable[..., Rig], tmp_path: Path) -> None:
+    rig = make(random_bert(RANK).write(tmp_path / "bert.gguf"))
+    result = rig.classify("w1 w2")
+    assert (result.labels, len(result.scores[0])) == (("LABEL_0",), 1)
 
 
 @pytest.mark.models

@@ -21,7 +21,16 @@ from donabe.errors import DonabeError, RunnerError, RunnerStartError
 from donabe.runner import messages
 from donabe.runner.failures import failed_from
 from donabe.runner.local import LocalRunner
-from donabe.types import ChatRequest, EmbedRequest, Failed, GenerateRequest, LoadOptions, ModelSpec, RerankRequest
+from donabe.types import (
+    ChatRequest,
+    ClassifyRequest,
+    EmbedRequest,
+    Failed,
+    GenerateRequest,
+    LoadOptions,
+    ModelSpec,
+    RerankRequest,
+)
 
 _SWITCH_INTERVAL_S = 0.0005  # as in the runner's child process: Ray's own threads are busy ones too
 
@@ -107,6 +116,8 @@ class Replica:
             return await runner.status()
         if isinstance(asked.request, EmbedRequest):
             return await runner.embed(asked.request)
+        if isinstance(asked.request, ClassifyRequest):
+            return await runner.classify(asked.request)
         assert isinstance(asked.request, RerankRequest)
         return await runner.rerank(asked.request)
 

@@ -22,6 +22,8 @@ from donabe.runner import messages
 from donabe.runner.failures import error_from, failed_from, is_terminal
 from donabe.types import (
     ChatRequest,
+    ClassifyRequest,
+    ClassifyResult,
     EmbedRequest,
     EmbedResult,
     Event,
@@ -94,6 +96,9 @@ class ReplicaRunner:
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
         return (await self._call(messages.Start(id=_ID, request=request))).result(RerankResult)
+
+    async def classify(self, request: ClassifyRequest) -> ClassifyResult:
+        return (await self._call(messages.Start(id=_ID, request=request))).result(ClassifyResult)
 
     async def render(self, request: ChatRequest) -> RenderedPrompt:
         return (await self._call(messages.Render(id=_ID, request=request))).result(RenderedPrompt)

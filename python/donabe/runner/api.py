@@ -9,6 +9,8 @@ from typing import Protocol
 
 from donabe.types import (
     ChatRequest,
+    ClassifyRequest,
+    ClassifyResult,
     EmbedRequest,
     EmbedResult,
     Event,
@@ -42,6 +44,8 @@ class ModelRunner(Protocol):
     async def embed(self, request: EmbedRequest) -> EmbedResult: ...
 
     async def rerank(self, request: RerankRequest) -> RerankResult: ...
+
+    async def classify(self, request: ClassifyRequest) -> ClassifyResult: ...
 
     async def render(self, request: ChatRequest) -> RenderedPrompt: ...
 

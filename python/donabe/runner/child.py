@@ -25,7 +25,7 @@ from donabe.runner.failures import failed_from
 from donabe.runner.load import drain_native_logs, load_model
 from donabe.runner.messages import ParentMessage
 from donabe.runner.threads import EventItem
-from donabe.types import EmbedRequest, RerankRequest
+from donabe.types import ClassifyRequest, EmbedRequest, RerankRequest
 
 _SWITCH_INTERVAL_S = 0.0005  # how long a busy Python thread may delay the engine's return from a native step
 _LOG_INTERVAL_S = 0.5
@@ -94,6 +94,8 @@ class Child:
                 self._answer(message.id, core.embed(request))
             elif isinstance(request, RerankRequest):
                 self._answer(message.id, core.rerank(request))
+            elif isinstance(request, ClassifyRequest):
+                self._answer(message.id, core.classify(request))
             else:
                 core.start(message.id, request)
         elif isinstance(message, messages.Cancel):

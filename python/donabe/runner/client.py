@@ -25,6 +25,8 @@ from donabe.runner.process import CHILD_COMMAND, N_TAIL_LINES, ChildProcess
 from donabe.runner.spare import SpareRunner
 from donabe.types import (
     ChatRequest,
+    ClassifyRequest,
+    ClassifyResult,
     EmbedRequest,
     EmbedResult,
     Event,
@@ -152,6 +154,10 @@ class RunnerProcess:
     async def rerank(self, request: RerankRequest) -> RerankResult:
         id = next(self._ids)
         return (await self._call(messages.Start(id=id, request=request))).result(RerankResult)
+
+    async def classify(self, request: ClassifyRequest) -> ClassifyResult:
+        id = next(self._ids)
+        return (await self._call(messages.Start(id=id, request=request))).result(ClassifyResult)
 
     async def render(self, request: ChatRequest) -> RenderedPrompt:
         id = next(self._ids)

@@ -25,6 +25,8 @@ from donabe.runner.best_of import BestOfAssembly
 from donabe.runner.threads import EngineThread, OutputThread, PublishEvents, terminal_failure
 from donabe.types import (
     ChatRequest,
+    ClassifyRequest,
+    ClassifyResult,
     EmbedRequest,
     EmbedResult,
     GenerateRequest,
@@ -47,6 +49,8 @@ class EmbedderApi(Protocol):
     def embed(self, request: EmbedRequest) -> Future[EmbedResult]: ...
 
     def rerank(self, request: RerankRequest) -> Future[RerankResult]: ...
+
+    def classify(self, request: ClassifyRequest) -> Future[ClassifyResult]: ...
 
     def stop(self, error: DonabeError) -> None: ...
 
@@ -196,6 +200,9 @@ class RunnerCore:
 
     def rerank(self, request: RerankRequest) -> Future[RerankResult]:
         return self._loaded.embedder.rerank(request)
+
+    def classify(self, request: ClassifyRequest) -> Future[ClassifyResult]:
+        return self._loaded.embedder.classify(request)
 
     def render(self, request: ChatRequest) -> Future[RenderedPrompt]:
         return self._in_intake(lambda: self._loaded.prompts.render(request))

@@ -18,27 +18,33 @@ if TYPE_CHECKING:
     from donabe._core import Float32Array, Int32Array, Model, Vocab
 
 
+_NOTHING: Float32Array = np.zeros(0, np.float32)
+
+
 @dataclass(eq=False)
 class Job:
-    """One embed or rerank call: a row for every input.
+    """One embed, rerank or classify call: an output for every input.
 
     Attributes:
         tokens: int32 arrays, one an input, within the limit.
-        rows: float32 (n_inputs, n_out), filled row by row.
-        n_missing: Rows not computed yet.
-        finish: Makes the future's result of the rows.
+        n_missing: Outputs not computed yet.
+        finish: Makes the future's result of all outputs.
+        outputs: float32 arrays, one an input once it is computed.
     """
 
     future: Future[Any]
     tokens: list[Int32Array]
-    rows: Float32Array
     n_missing: int
-    finish: Callable[[Float32Array], Any]
+    finish: Callable[[Sequence[Float32Array]], Any]
+    outputs: list[Float32Array] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.outputs = [_NOTHING] * len(self.tokens)
 
 
 @dataclass(eq=False)
 class Item:
-    """A distinct input and the rows that wait for it."""
+    """A distinct input and the places that wait for its output."""
 
     tokens: Int32Array
     wanted: list[tuple[Job, int]] = field(default_factory=list)
@@ -158,3 +164,18 @@ def sigmoid(scores: Float32Array) -> Float32Array:
     """Logits to 0..1 without overflow."""
     upper = 1 / (1 + np.exp(-np.abs(scores)))
     return np.asarray(np.where(scores >= 0, upper, 1 - upper), np.float32)
+
+
+def class_scores(logits: Float32Array) -> Float32Array:
+    """Logits (n, n_labels) to probabilities: of a single label by itself, of several together 1."""
+    if logits.shape[1] == 1:
+        return sigmoid(logits)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def label_names(model: Model) -> tuple[str, ...]:
+    """One name for each output of a classifier: the file's, where it names all of them and differently."""
+    n = max(1, model.n_cls_out)
+    named = tuple(model.class_labels())
+    return named if len(named) == len(set(named)) == n else tuple(f"LABEL_{i}" for i in range(n))

@@ -27,7 +27,8 @@ from donabe.engine.draft_model import why_unfit
 from donabe.engine.engine import Engine
 from donabe.engine.kinds import memory_kind
 from donabe.errors import InvalidRequestError, ModelFileError
-from donabe.runner.embedder import Embedder, embedding_n_ctx
+from donabe.runner.embedder import Embedder
+from donabe.runner.embedding_lane import embedding_n_ctx
 from donabe.runner.placement import count_layers, model_params, name_devices
 from donabe.runner.tune import tuned_setup, with_setup
 from donabe.setting_values import Workers

@@ -20,6 +20,8 @@ from donabe.runner.failures import failed_from, is_terminal
 from donabe.runner.threads import EventItem
 from donabe.types import (
     ChatRequest,
+    ClassifyRequest,
+    ClassifyResult,
     EmbedRequest,
     EmbedResult,
     Event,
@@ -116,6 +118,9 @@ class LocalRunner:
     async def rerank(self, request: RerankRequest) -> RerankResult:
         return await asyncio.wrap_future(self._core.rerank(request))
 
+    async def classify(self, request: ClassifyRequest) -> ClassifyResult:
+        return await asyncio.wrap_future(self._core.classify(request))
+
     async def render(self, request: ChatRequest) -> RenderedPrompt:
         return await asyncio.wrap_future(self._core.render(request))
 
@@ -146,6 +151,9 @@ class LocalRunner:
 
     def call_rerank(self, request: RerankRequest) -> Future[RerankResult]:
         return self._core.rerank(request)
+
+    def call_classify(self, request: ClassifyRequest) -> Future[ClassifyResult]:
+        return self._core.classify(request)
 
     def call_tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> Future[list[int]]:
         return self._core.tokenize(text, add_special=add_special, parse_special=parse_special)

@@ -15,6 +15,7 @@ import msgspec
 from donabe.errors import InvalidRequestError, RunnerError
 from donabe.types import (
     ChatRequest,
+    ClassifyRequest,
     EmbedRequest,
     Event,
     Failed,
@@ -48,10 +49,10 @@ class Load(_Message, frozen=True, tag=True):
 
 
 class Start(_Message, frozen=True, tag=True):
-    """Begin a request. Generate and chat are answered by `Events`, embed and rerank by `Reply` or `ErrorReply`."""
+    """Begin a request. Generate and chat are answered by `Events`, the others by `Reply` or `ErrorReply`."""
 
     id: int
-    request: GenerateRequest | ChatRequest | EmbedRequest | RerankRequest
+    request: GenerateRequest | ChatRequest | EmbedRequest | RerankRequest | ClassifyRequest
 
 
 class Cancel(_Message, frozen=True, tag=True):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,10 @@ from donabe.errors import (
     ContextLengthError,
     InvalidRequestError,
     RunnerError,
-    UnsupportedError,
 )
 from donabe.runner import embedding_inputs as ei
 from donabe.runner.embedder import Embedder
-from donabe.types import EmbedRequest, EmbedResult, LoadOptions, RerankRequest
+from donabe.types import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, LoadOptions, RerankRequest
 
 
 class Rig:
@@ -28,14 +29,20 @@ class Rig:
         self.contexts: list[FakeContext] = []
         self.embedder = Embedder(model, LoadOptions(**options), self.open, FakeBatch)
 
+        self.before_batch: Callable[[], object] = lambda: None
+
     def open(self, arguments: dict[str, Any]) -> FakeContext:
         self.contexts.append(FakeContext(arguments))
+        self.contexts[-1].before_batch = self.before_batch
         if arguments["pooling"] == "rank":
-            self.contexts[-1].n_out = 1
+            self.contexts[-1].n_out = max(1, self.model.n_cls_out)
         return self.contexts[-1]
 
     def embed(self, *inputs: Any, **options: Any) -> EmbedResult:
         return self.embedder.embed(EmbedRequest(inputs=inputs, **options)).result(5)
+
+    def classify(self, *inputs: Any, **options: Any) -> ClassifyResult:
+        return self.embedder.classify(ClassifyRequest(inputs=inputs, **options)).result(5)
 
     def rerank(self, query: str, *documents: str) -> tuple[float, ...]:
         return self.embedder.rerank(RerankRequest(query=query, documents=documents)).result(5).scores
@@ -184,8 +191,139 @@ def test_pooling_follows_the_file_and_the_option(make: Make) -> None:
     rig = make(options={"pooling": "last"}, metadata={"fake.pooling_type": "1"})
     rig.embed("a")
     assert rig.contexts[0].arguments["pooling"] == "last"
-    with pytest.raises(UnsupportedError, match="cls"):
-        make(options={"pooling": "cls"}).embed("a")
+
+
+def test_request_names_a_pooling_of_its_own(make: Make) -> None:
+    rig = make(options={"pooling": "last"})
+    last, cls = rig.embed("a b"), rig.embed("a b", pooling="cls")
+    assert rows_of(last).tolist() != rows_of(cls).tolist()
+    rig.embed("c", pooling="cls")
+    assert [context.arguments["pooling"] for context in rig.contexts] == ["last", "cls"]  # one context a pooling
+    with pytest.raises(InvalidRequestError, match="pooling must be one of none, mean, cls, last, not 'max'") as caught:
+        rig.embed("a", pooling="max")
+    assert caught.value.field == "pooling"
+
+
+@pytest.mark.parametrize("changes", [{}, {"memory_kind": "none", "is_causal": False}])
+def test_pooling_none_gives_a_row_for_every_token(make: Make, changes: dict[str, Any]) -> None:
+    rig = make(options={"pooling": "none"}, **changes)
+    result = rig.embed("a b c", "d", "a b c", normalize=False)
+    assert (result.n_rows, result.n_rows_each) == (4 + 2 + 4, (4, 2, 4))
+    ids = rig.model.vocab.tokenize("a b c")
+    assert np.array_equal(rows_of(result)[:4], [[1, token, token % 7, 1] for token in ids])
+    assert np.array_equal(rows_of(result)[6:], rows_of(result)[:4])
+    assert np.allclose(np.linalg.norm(rows_of(rig.embed("a b", pooling="none", dimensions=2)), axis=1), 1)
+    assert rig.embed("a", pooling="mean").n_rows_each == ()
+
+
+def test_long_input_with_pooling_none_has_the_rows_of_all_chunks(make: Make) -> None:
+    rig = make(n_ctx_train=2000)
+    text = " ".join(f"w{i % 50}" for i in range(1200))
+    rows = rows_of(rig.embed(text, pooling="none", normalize=False))
+    assert np.array_equal(rows[:, 1], rig.model.vocab.tokenize(text))
+
+
+def test_cls_of_a_causal_model_reads_no_more_than_the_first_chunk(make: Make) -> None:
+    rig = make(n_ctx_train=2000)
+    row = rows_of(rig.embed("w " * 1200, pooling="cls", normalize=False))[0]
+    assert rig.contexts[0].batches == [[512]]
+    assert row.tolist() == [1, BOS, BOS % 7, 1]
+
+
+def test_rows_of_too_many_tokens_are_refused_before_they_are_computed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("donabe.runner.embedder._TOKEN_ROWS_BYTES", 4 * 4 * 10)
+    rig = make()
+    assert rig.embed(*"ab", "c d e f g", pooling="none").n_rows == 10
+    with pytest.raises(InvalidRequestError, match="the rows of 11 tokens") as caught:
+        rig.embed(*"ab", "c d e f g h", pooling="none")
+    assert (caught.value.field, len(rig.contexts[0].batches)) == ("input", 1)
+    assert rig.embed(*"ab", "c d e f g h").n_rows == 3
+
+
+class Held:
+    """Holds the first batch back until it is released, so that calls come together in the queue."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.done: list[str] = []
+        self._gate, self._begun = threading.Event(), threading.Event()
+        self._futures: list[Future[EmbedResult]] = []
+        rig.before_batch = lambda: (self._begun.set(), self._gate.wait(5))
+
+    def embed(self, name: str, *inputs: str, pooling: str = "") -> None:
+        future = self.rig.embedder.embed(EmbedRequest(inputs=inputs, pooling=pooling))
+        future.add_done_callback(lambda _: self.done.append(name))
+        self._futures.append(future)
+        assert self._begun.wait(5)
+
+    def release(self) -> list[EmbedResult]:
+        self._gate.set()
+        return [future.result(5) for future in self._futures]
+
+
+def test_poolings_take_turns(make: Make) -> None:
+    """A long queue of one pooling does not hold up another's."""
+    held = Held(make())
+    held.embed("many", *(f"m{i} " * 60 for i in range(40)), pooling="last")
+    held.embed("few", "f", pooling="mean")
+    held.release()
+    assert held.done == ["few", "many"]
+
+
+# --- packing ---------------------------------------------------------------------------------------------------------
+
+MIXED = [" ".join(f"w{i}x{j}" for j in range((37 * i) % 60)) or "w" for i in range(50)]  # 2 to 60 tokens
+
+
+def test_inputs_of_like_length_share_batches(make: Make) -> None:
+    """The attention of a packed batch grows with its square, so the order decides what mixed inputs cost."""
+    rig = make(options={"pooling": "last"})
+    rig.embed(*MIXED)
+    batches = rig.contexts[0].batches
+    lengths = [n for batch in batches for n in batch]
+    assert lengths == sorted(lengths)
+    n_padded = sum(len(batch) * max(batch) - sum(batch) for batch in batches)
+    arrival = [len(rig.model.vocab.tokenize(text)) for text in MIXED]
+    assert n_padded < 0.5 * (len(arrival) * max(arrival) - sum(arrival))
+
+
+def test_batches_are_as_few_as_the_limits_allow(make: Make) -> None:
+    rig = make(options={"pooling": "last"})
+    rig.embed(*MIXED)
+    batches = rig.contexts[0].batches
+    n_tokens = sum(map(sum, batches))
+    assert all(sum(batch) <= 512 for batch in batches)
+    assert len(batches) == -(-n_tokens // 512)
+    rig = make(options={"pooling": "last"})
+    rig.embed(*(f"w{i}" for i in range(130)))  # sequences run out before tokens do
+    assert [len(batch) for batch in rig.contexts[0].batches] == [64, 64, 2]
+
+
+def test_calls_that_wait_together_share_batches_and_equal_inputs(make: Make) -> None:
+    held = Held(make())
+    held.embed("first", "warm")
+    for i in range(5):
+        held.embed("more", f"own{i}", "same")
+    rows = [rows_of(result) for result in held.release()][1:]
+    assert [len(batch) for batch in held.rig.contexts[0].batches] == [1, 6]
+    assert all(np.array_equal(row[1], rows[0][1]) for row in rows)
+
+
+def test_small_call_is_computed_before_the_rest_of_a_large_one(make: Make) -> None:
+    held = Held(make())
+    held.embed("large", *(f"l{i}" for i in range(300)))
+    held.embed("small", "s " * 50)
+    held.release()
+    assert held.done == ["small", "large"]
+    assert 51 in held.rig.contexts[0].batches[1]
+
+
+def test_threads_of_the_context_do_not_spin_between_batches(make: Make) -> None:
+    rig = make()
+    rig.embed("a")
+    assert rig.contexts[0].arguments["poll"] == 0
 
 
 RANKER = {**BERT, "metadata": {"fake.pooling_type": "4"}}
@@ -204,6 +342,59 @@ def test_rerank_and_embed_need_their_kind_of_model(make: Make) -> None:
         make().rerank("q", "d")
     with pytest.raises(CapabilityError, match="does not embed"):
         make(**RANKER).embed("a")
+
+
+CLASSIFIER = {**RANKER, "n_cls_out": 3, "labels": ("sad", "glad", "mad")}
+
+
+def test_classes_have_names_and_probabilities(make: Make) -> None:
+    result = make(**CLASSIFIER).classify("a b", "c", "a b")
+    assert result.labels == ("sad", "glad", "mad")
+    assert np.allclose(np.sum(result.scores, axis=1), 1)
+    assert result.scores[0] == result.scores[2] != result.scores[1]
+    ids = np.array([BOS, 10, 11])
+    powers = np.exp([1, ids.mean(), (ids % 7).mean()])
+    assert np.allclose(result.scores[0], powers / powers.sum(), atol=1e-6)
+    assert result.n_prompt_tokens == 3 + 2 + 3
+    assert make(**CLASSIFIER).classify().scores == ()
+
+
+def test_class_of_a_single_label_has_a_probability_of_its_own(make: Make) -> None:
+    result = make(**RANKER).classify("a")
+    assert (result.labels, result.scores) == (("LABEL_0",), ((pytest.approx(1 / (1 + np.exp(-1))),),))
+
+
+def test_classes_whose_graph_has_the_softmax_keep_their_numbers(make: Make) -> None:
+    changes = {**CLASSIFIER, "architecture": "qwen3", "metadata": {"qwen3.pooling_type": "4"}}
+    assert make(**changes).classify((BOS,)).scores == ((1, BOS, BOS % 7),)
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), ("a", "b", "a"), ()])
+def test_labels_that_do_not_fit_are_numbered(make: Make, labels: tuple[str, ...]) -> None:
+    assert make(**CLASSIFIER | {"labels": labels}).classify("a").labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+def test_scores_of_far_logits_are_finite() -> None:
+    scores = ei.class_scores(np.array([[1e4, 0, -1e4], [-1e4, -1e4, -1e4]], np.float32))
+    assert np.allclose(scores, [[1, 0, 0], [1 / 3] * 3])
+
+
+def test_too_long_text_to_classify_is_refused_or_cut_and_told(make: Make) -> None:
+    rig = make(**CLASSIFIER)
+    with pytest.raises(ContextLengthError, match=r"input\[1\] has 101 tokens"):
+        rig.classify("a", "w " * 100)
+    assert rig.classify("a", "w " * 100, truncate=True).truncated == (1,)
+
+
+def test_model_without_classes_does_not_classify(make: Make) -> None:
+    with pytest.raises(CapabilityError, match="does not support classification"):
+        make().classify("a")
+
+
+def test_classifier_of_several_labels_points_to_classify(make: Make) -> None:
+    with pytest.raises(CapabilityError, match="sorts texts into 3 classes") as caught:
+        make(**CLASSIFIER).rerank("q", "d")
+    assert caught.value.hint == "use classify"
 
 
 def test_rerank_pair_without_template() -> None:

@@ -133,12 +133,11 @@ std::vector<DeviceInfo> devices_list() {
     std::vector<DeviceInfo> devices;
     for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
         ggml_backend_dev_t device = ggml_backend_dev_get(i);
-        size_t free_bytes = 0;
-        size_t total_bytes = 0;
-        ggml_backend_dev_memory(device, &free_bytes, &total_bytes);
-        devices.push_back({ggml_backend_dev_name(device), ggml_backend_dev_description(device),
-                           ggml_backend_reg_name(ggml_backend_dev_backend_reg(device)), kind_name(device), total_bytes,
-                           free_bytes});
+        ggml_backend_dev_props props;
+        ggml_backend_dev_get_props(device, &props);
+        devices.push_back({props.name, props.description, ggml_backend_reg_name(ggml_backend_dev_backend_reg(device)),
+                           kind_name(device), props.device_id == nullptr ? "" : props.device_id, props.memory_total,
+                           props.memory_free});
     }
     return devices;
 }

@@ -13,7 +13,8 @@ struct DeviceInfo {
     std::string name;
     std::string description;
     std::string backend;
-    std::string kind; // cpu, gpu, igpu, accel
+    std::string kind;   // cpu, gpu, igpu, accel
+    std::string pci_id; // as in /sys/bus/pci/devices; empty where the backend does not tell
     uint64_t memory_total_bytes;
     uint64_t memory_free_bytes;
 };

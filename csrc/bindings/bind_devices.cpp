@@ -75,6 +75,7 @@ void register_devices(py::module_ & m) {
         .def_property_readonly("description", [](const DeviceInfo & d) { return text_from_bytes(d.description); })
         .def_property_readonly("backend", [](const DeviceInfo & d) { return text_from_bytes(d.backend); })
         .def_readonly("kind", &DeviceInfo::kind)
+        .def_property_readonly("pci_id", [](const DeviceInfo & d) { return text_from_bytes(d.pci_id); })
         .def_readonly("memory_total_bytes", &DeviceInfo::memory_total_bytes)
         .def_readonly("memory_free_bytes", &DeviceInfo::memory_free_bytes);
 

@@ -95,8 +95,10 @@ def _check_devices(answer: JsonObject) -> Iterator[Finding]:
     """Each device, with why it is used or not; plug-ins that can't be; what would make a GPU useful."""
     for device in answer["devices"]:
         memory = f"{format_bytes(device['memory_free_bytes'])} of {format_bytes(device['memory_total_bytes'])} free"
+        place = f", PCI {device['pci_id']}" if device["pci_id"] else ""
+        place += f", driver {device['driver']}" if device["driver"] else ""
         use = "used" if device["is_chosen"] else "not used"
-        text = f"{device['description']} ({device['backend']}), {memory}; {use}: {device['reason']}"
+        text = f"{device['description']} ({device['backend']}){place}, {memory}; {use}: {device['reason']}"
         yield Finding("ok", f"device {device['name']}", text)
     for worker in answer["lost_workers"]:
         yield Finding("problem", f"worker {worker['address']}", worker["message"], worker["hint"])

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from donabe.devices.hardware import driver_of
 from donabe.devices.rpc import add_workers
 from donabe.devices.selection import select_devices
 from donabe.devices.start import start_backends
@@ -45,6 +46,8 @@ def describe(
             "description": device.description,
             "backend": device.backend,
             "kind": device.kind,
+            "pci_id": device.pci_id,
+            "driver": driver_of(device.pci_id),
             "memory_total_bytes": device.memory_total_bytes,
             "memory_free_bytes": device.memory_free_bytes,
             "is_chosen": verdict.is_chosen,

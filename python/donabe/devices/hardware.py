@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 _VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
 _DISPLAY_CLASS = "0x03"
+_PCI_ID = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")  # CUDA may append which part of a GPU it is
 _EXTRAS = {"NVIDIA": ("cuda", "cuda13", "vulkan"), "AMD": ("vulkan",), "Intel": ("vulkan",)}
 _PLUGINS = {"cuda": "cuda12"}  # plug-in of an extra, where it has another name
 # The oldest driver for programs made with any CUDA of that number: "Minor Version Compatibility" in NVIDIA's document
@@ -57,6 +59,26 @@ def _pci_vendors(root: Path) -> set[str]:
                 if (device / "class").read_text().startswith(_DISPLAY_CLASS):
                     found.add(_VENDORS.get((device / "vendor").read_text().strip(), ""))
     return found - {""}
+
+
+def driver_of(pci_id: str, root: Path = Path("/")) -> str:
+    """The kernel's driver of a device with its version, such as `nvidia 580.65.06`; "" where the system does not tell.
+
+    Args:
+        pci_id: As a backend reports it, "" without one.
+    """
+    found = _PCI_ID.match(pci_id)
+    if found is None:
+        return ""
+    try:
+        name = (root / "sys/bus/pci/devices" / found[0] / "driver").resolve(strict=True).name
+    except OSError:
+        return ""
+    # A driver that is part of the kernel has no version of its own.
+    for path, prefix in ((f"sys/module/{name}/version", ""), ("proc/sys/kernel/osrelease", "of Linux ")):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return f"{name} {prefix}{(root / path).read_text().strip()}"
+    return name
 
 
 def suggestion(accelerators: Sequence[Accelerator], installed: Sequence[str]) -> str:

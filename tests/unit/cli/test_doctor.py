@@ -133,6 +133,7 @@ def test_bad_setting_hides_no_other_finding(findings: Findings, monkeypatch: pyt
 def test_devices_are_told_with_the_reason(findings: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = {"memory_total_bytes": 8_000_000_000, "memory_free_bytes": 6_000_000_000}
     gpu = {"name": "Vulkan0", "description": "a GPU", "backend": "Vulkan", "kind": "gpu", **memory}
+    gpu |= {"pci_id": "0000:03:00.0", "driver": "amdgpu 6.1"}
     answer = {
         "build": {"llama_version": "b1", "build_id": "abc", "backend_dl": True, "cpu_variant": "haswell"},
         "features": ["AVX2", "FMA"],
@@ -145,7 +146,7 @@ def test_devices_are_told_with_the_reason(findings: Findings, monkeypatch: pytes
     found = findings()
     assert found["engine"] == ("ok", "llama.cpp b1, build abc, CPU variant haswell")
     assert found["processor"] == ("ok", "uses AVX2, FMA")
-    expected = "a GPU (Vulkan), 6 GB of 8 GB free; not used: backend is set to cpu"
+    expected = "a GPU (Vulkan), PCI 0000:03:00.0, driver amdgpu 6.1, 6 GB of 8 GB free; not used: backend is set to cpu"
     assert found["device Vulkan0"] == ("ok", expected)
     assert found["worker box:50052"] == ("problem", "it can't be reached")
     assert found["plug-in cuda12"] == ("problem", "it is of version 1")

@@ -22,9 +22,10 @@ class Native:
 
     def devices(self) -> list[Any]:
         memory = {"memory_total_bytes": 2, "memory_free_bytes": 1}
+        pci_id = "0000:03:00.0"
         return [
-            SimpleNamespace(name="CPU", description="c", backend="CPU", kind="cpu", **memory),
-            SimpleNamespace(name="Vulkan0", description="g", backend="Vulkan", kind="gpu", **memory),
+            SimpleNamespace(name="CPU", description="c", backend="CPU", kind="cpu", pci_id="", **memory),
+            SimpleNamespace(name="Vulkan0", description="g", backend="Vulkan", kind="gpu", pci_id=pci_id, **memory),
         ]
 
 
@@ -33,11 +34,16 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "find_plugins", lambda _build: ([], []))
 
 
-def test_everything_is_said() -> None:
+def test_everything_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("donabe.devices.describe.driver_of", {"": "", "0000:03:00.0": "amdgpu 6.1"}.__getitem__)
     answer = describe(None, [], Native())
     assert answer["features"] == ["SSE3", "FMA", "REPACK"]
     assert [(item["name"], item["is_chosen"]) for item in answer["devices"]] == [("CPU", True), ("Vulkan0", True)]
     assert answer["devices"][1]["memory_free_bytes"] == 1
+    assert [(item["pci_id"], item["driver"]) for item in answer["devices"]] == [
+        ("", ""),
+        ("0000:03:00.0", "amdgpu 6.1"),
+    ]
 
 
 def test_setting_that_can_not_be_met_does_not_hide_the_devices() -> None:

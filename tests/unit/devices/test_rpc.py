@@ -48,9 +48,9 @@ class Native:
         return "CPU : SSE3 = 1"
 
     def devices(self) -> list[Any]:
-        sizes = {"memory_total_bytes": 1, "memory_free_bytes": 1, "description": "d"}
-        remote = [SimpleNamespace(name="RPC0", backend="RPC", kind="gpu", **sizes) for _ in self.added]
-        return [SimpleNamespace(name="CPU", backend="CPU", kind="cpu", **sizes), *remote]
+        facts = {"pci_id": "", "memory_total_bytes": 1, "memory_free_bytes": 1, "description": "d"}
+        remote = [SimpleNamespace(name="RPC0", backend="RPC", kind="gpu", **facts) for _ in self.added]
+        return [SimpleNamespace(name="CPU", backend="CPU", kind="cpu", **facts), *remote]
 
 
 def test_worker_of_this_version_tells_its_devices() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from donabe.devices.hardware import Accelerator, find_accelerators, suggestion
+from donabe.devices.hardware import Accelerator, driver_of, find_accelerators, suggestion
 from donabe.devices.plugins import Plugin, Refused
 from donabe.devices.selection import offload_names, select_devices
 from donabe.devices.start import Started, _warn_once, choose_devices, fallback_line, start_backends
@@ -106,6 +106,26 @@ def test_hardware_is_read_from_the_system(tmp_path: Path) -> None:
 def test_suggestion_names_the_extra(accelerators: list[Accelerator], installed: list[str], expected: str) -> None:
     assert suggestion(accelerators, installed).startswith(expected)
     assert bool(suggestion(accelerators, installed)) == bool(expected)
+
+
+def test_driver_is_told_with_its_version(tmp_path: Path) -> None:
+    def drive(pci_id: str, driver: str) -> None:
+        (tmp_path / "sys/bus/pci/drivers" / driver).mkdir(parents=True, exist_ok=True)
+        device = tmp_path / "sys/bus/pci/devices" / pci_id
+        device.mkdir(parents=True)
+        (device / "driver").symlink_to(tmp_path / "sys/bus/pci/drivers" / driver)
+
+    drive("0000:01:00.0", "nvidia")
+    drive("0000:03:00.0", "amdgpu")
+    assert driver_of("0000:03:00.0", tmp_path) == "amdgpu"
+    (tmp_path / "sys/module/nvidia").mkdir(parents=True)
+    (tmp_path / "sys/module/nvidia/version").write_text("580.65.06\n")
+    (tmp_path / "proc/sys/kernel").mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/osrelease").write_text("6.1.0-13-amd64\n")
+    assert driver_of("0000:01:00.0", tmp_path) == driver_of("0000:01:00.0-v1", tmp_path) == "nvidia 580.65.06"
+    assert driver_of("0000:03:00.0", tmp_path) == "amdgpu of Linux 6.1.0-13-amd64"
+    assert driver_of("0000:09:00.0", tmp_path) == ""  # no such device
+    assert driver_of("../../module", tmp_path) == driver_of("", tmp_path) == ""
 
 
 def test_fallback_is_one_line_and_silent_without_a_gpu() -> None:

@@ -1,8 +1,8 @@
 """API keys: what a caller may do, and a file of keys that holds only their hashes.
 
 A key is `dnb_` and 32 random bytes in URL-safe base64; the file keeps its SHA-256 (such keys can't be guessed, so no
-slow hash is needed), a name, scopes and limits. The server reads the file again when it changes, so a revoked key ends
-at once. Keys in the settings have every scope.
+slow hash is needed), a name, scope, limits and priority. The server reads the file again when it changes, so a revoked
+key ends at once; writers exclude each other by a lock file beside it. Keys in the settings have every scope.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from typing import Literal
 import msgspec
 
 from donabe.errors import InvalidRequestError, SettingsError
+from donabe.store.locks import FileLock
 
 Scope = Literal["inference", "manage", "admin"]
+Priority = Literal["low", "normal", "high"]
 
 # What each scope includes: reading and running models; changing them; everything.
 _INCLUDES: dict[str, frozenset[str]] = {
@@ -30,8 +32,11 @@ _INCLUDES: dict[str, frozenset[str]] = {
     "admin": frozenset({"inference", "manage", "admin"}),
 }
 SCOPES = tuple(_INCLUDES)
+# What the engine is told of each: larger runs first.
+PRIORITIES: dict[Priority, int] = {"low": -1, "normal": 0, "high": 1}
 KEY_PREFIX = "dnb_"
 KEY_FILE = "keys.json"  # in donabe's home folder
+LOCK_TIMEOUT_S = 30.0
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,6 +50,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     max_concurrent: int = 0
+    priority: Priority = "normal"
 
     def allows(self, scope: Scope) -> bool:
         return scope in _INCLUDES[self.scope]
@@ -59,7 +65,7 @@ class KeyFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
         self._keys: tuple[ApiKey, ...] = ()
 
     def load(self) -> tuple[ApiKey, ...]:
@@ -73,7 +79,7 @@ class KeyFile:
         except FileNotFoundError:
             self._stamp, self._keys = None, ()
             return ()
-        stamp = (status.st_mtime_ns, status.st_size)
+        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)  # each change is a new file
         if stamp != self._stamp:
             try:
                 self._keys = msgspec.json.decode(self._path.read_bytes(), type=tuple[ApiKey, ...])
@@ -84,26 +90,56 @@ class KeyFile:
             self._stamp = stamp
         return self._keys
 
-    def create(self, name: str, *, scope: Scope = "inference", **limits: int) -> tuple[ApiKey, str]:
-        """Add a key; gives it and its text, which is never shown again."""
-        if scope not in SCOPES:
-            raise InvalidRequestError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}", field="scope")
-        if any(key.name == name for key in self.load()):
-            raise InvalidRequestError(f"there is a key named {name!r} already", field="name", hint="revoke it first")
+    def create(
+        self, name: str, *, scope: Scope = "inference", priority: Priority = "normal", **limits: int
+    ) -> tuple[ApiKey, str]:
+        """Add a key; gives it and its text, which is never shown again.
+
+        Raises:
+            InvalidRequestError: A value is none that is known, or there is a key of that name.
+            StoreError: Other processes have been changing the file all the time.
+        """
+        _check_choice("scope", scope, SCOPES)
+        _check_choice("priority", priority, tuple(PRIORITIES))
         text = KEY_PREFIX + secrets.token_urlsafe(32)
         key = ApiKey(
-            id=secrets.token_hex(8), name=name, sha256=hash_key(text), scope=scope, created_at=time.time(), **limits
+            id=secrets.token_hex(8),
+            name=name,
+            sha256=hash_key(text),
+            scope=scope,
+            created_at=time.time(),
+            priority=priority,
+            **limits,
         )
-        self._write([*self.load(), key])
+        with self._changing():
+            keys = self.load()
+            if any(other.name == name for other in keys):
+                raise InvalidRequestError(
+                    f"there is a key named {name!r} already", field="name", hint="revoke it first"
+                )
+            self._write([*keys, key])
         return key, text
 
     def revoke(self, name_or_id: str) -> ApiKey:
-        """Remove a key."""
-        for key in self.load():
-            if name_or_id in (key.name, key.id):
-                self._write([other for other in self.load() if other is not key])
-                return key
-        raise InvalidRequestError(f"there is no key {name_or_id!r}", field="name", hint="donabe key list shows them")
+        """Remove a key.
+
+        Raises:
+            InvalidRequestError: There is none of that name or id.
+            StoreError: Other processes have been changing the file all the time.
+        """
+        with self._changing():
+            keys = self.load()
+            key = next((key for key in keys if name_or_id in (key.name, key.id)), None)
+            if key is None:
+                raise InvalidRequestError(
+                    f"there is no key {name_or_id!r}", field="name", hint="donabe key list shows them"
+                )
+            self._write([other for other in keys if other is not key])
+        return key
+
+    def _changing(self) -> FileLock:
+        """Held from reading the keys until the changed ones are written: nobody else's change is lost."""
+        return FileLock(self._path.with_suffix(".lock"), timeout_s=LOCK_TIMEOUT_S, what="the API keys")
 
     def _write(self, keys: Sequence[ApiKey]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +154,11 @@ class KeyFile:
             Path(temporary).unlink(missing_ok=True)
             raise
         self._stamp = None
+
+
+def _check_choice(field: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InvalidRequestError(f"{field} must be one of {', '.join(known)}, got {value!r}", field=field)
 
 
 class KeyRing:

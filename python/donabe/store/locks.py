@@ -43,11 +43,13 @@ class FileLock:
     Args:
         path: The lock file; it and its folder are created when needed.
         timeout_s: How long entering waits before it gives up.
+        what: What is changed under the lock, for the error.
     """
 
-    def __init__(self, path: Path, *, timeout_s: float = 60.0) -> None:
+    def __init__(self, path: Path, *, timeout_s: float = 60.0, what: str = "the model store") -> None:
         self._path = path
         self._timeout_s = timeout_s
+        self._what = what
         self._descriptor = -1
 
     def try_acquire(self) -> bool:
@@ -71,7 +73,8 @@ class FileLock:
         while not self.try_acquire():
             if time.monotonic() > deadline:
                 raise StoreError(
-                    "another process has been changing the model store for a minute", hint="wait for it, or end it"
+                    f"another process has been changing {self._what} for {self._timeout_s:g} s",
+                    hint="wait for it, or end it",
                 )
             time.sleep(_POLL_S)
         return self

@@ -155,6 +155,10 @@ class Settings:
         Choice(("error", "warning", "info", "debug", "trace")), "info", "least severe level that is logged"
     )
 
+    log_format: Literal["text", "json"] = _declare(
+        Choice(("text", "json")), "text", "how log lines look: for people, or a JSON object each"
+    )
+
     # keys and limits
     api_key: str = _declare(Text(), "", "key that `donabe` and `donabe.Client` send", secret=True)
     api_keys: tuple[str, ...] = _declare(Texts(), (), "keys the server accepts", secret=True)
@@ -163,6 +167,7 @@ class Settings:
     )
     insecure_no_auth: bool = _declare(Flag(), False, "allow listening beyond this machine without keys")
     requests_per_minute: int = _declare(Number(0), 0, "requests one key or address may make per minute, 0 = no limit")
+    max_concurrent: int = _declare(Number(0), 0, "requests one key or address may run at once, 0 = no limit")
     tokens_per_minute: int = _declare(Number(0), 0, "output tokens one key or address may use per minute, 0 = no limit")
 
     # resident models

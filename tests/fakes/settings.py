@@ -39,10 +39,12 @@ class FakeSettings:
     stream_interval_s: float = 0.0
     auto_tune: Literal["off", "cached", "on"] = "cached"
     logging_level: int = logging.WARNING
+    log_format: Literal["text", "json"] = "text"
     home: Path = Path("/nonexistent")
     api_keys: tuple[str, ...] = ()
     require_api_key: bool | None = None
     insecure_no_auth: bool = False
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
+    max_concurrent: int = 0
     offline: bool = False

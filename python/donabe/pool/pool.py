@@ -93,6 +93,7 @@ class ModelPool:
         self._timer: asyncio.TimerHandle | None = None
         self._is_closing = False
         self.n_loads = 0
+        self.n_load_failures = 0
         self.n_evictions = 0
 
     # --- lending ---------------------------------------------------------------------------------------------------
@@ -193,6 +194,7 @@ class ModelPool:
             self._forget(resident)
             raise ServerBusyError(SHUTTING_DOWN, retry_after_s=5.0) from None
         except Exception as error:
+            self.n_load_failures += 1
             logger.warning("loading %s failed: %s", resident.spec.name, error)
             self._forget(resident)
             _hide_folders(error, resident.spec)

@@ -1,17 +1,20 @@
 """Who is calling and whether he may: key, scope, rate. Decided once per request, before its body is read.
 
 Without keys everybody who reaches the server may do everything (the server then listens on this machine only, unless
-told otherwise). A caller's key is also his fairness group and the salt of his share of the prefix cache.
+told otherwise). A caller's key is also his fairness group, his priority and the salt of his share of the prefix cache.
+Callers without keys are told apart by address, for limits and fairness only: they share the cache.
 """
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from donabe.server.errors import ForbiddenError, UnauthorizedError
-from donabe.server.keys import ApiKey, KeyRing, Scope
+from donabe.server.keys import PRIORITIES, ApiKey, KeyRing, Scope
 from donabe.server.limits import CallerLimits, Limits
 from donabe.types import Scheduling
 
@@ -22,11 +25,15 @@ class Caller:
 
     Attributes:
         id: Key id, or the address of a caller without one.
+        owner: Whose stored things he sees: the key id, or "", shared by all without keys.
         scheduling: What the engine is told of him.
+        charge: Takes his output tokens; None when nobody counts them.
     """
 
     id: str
+    owner: str
     scheduling: Scheduling
+    charge: Callable[[int], None] | None = None
 
 
 class Admission:
@@ -51,21 +58,23 @@ class Admission:
             UnauthorizedError, ForbiddenError, TooManyRequestsError: As they say.
         """
         key = self._key_of(request, scope)
-        address = request.client.host if request.client is not None else "local"
-        caller_id = key.id if key is not None else address
+        caller_id = key.id if key is not None else _place_of(request)
+        limits = self._limits_of(key)
         if scope is not None:
-            self._limits.begin(caller_id, self._limits_of(key))
-        request_id = request.scope.get("donabe.request_id", "")
-        group = key.id if key is not None else ""
-        return Caller(caller_id, Scheduling(caller=group, cache_salt=group, request_id=request_id))
+            self._limits.begin(caller_id, limits)
+        owner = request.scope["donabe.key"] = key.id if key is not None else ""
+        scheduling = Scheduling(
+            caller=caller_id,
+            cache_salt=owner,
+            priority=PRIORITIES[key.priority] if key is not None else 0,
+            request_id=request.scope.get("donabe.request_id", ""),
+        )
+        charge = (lambda n: self._limits.charge(caller_id, n)) if limits.tokens_per_minute else None
+        return Caller(caller_id, owner, scheduling, charge)
 
     def leave(self, caller: Caller, scope: Scope | None) -> None:
         if scope is not None:
             self._limits.end(caller.id)
-
-    def charge(self, caller_id: str, n_tokens: int) -> None:
-        """Count output tokens against the caller's limit."""
-        self._limits.charge(caller_id, n_tokens)
 
     def _key_of(self, request: Request, scope: Scope | None) -> ApiKey | None:
         if scope is None or not self._keys.is_required:
@@ -90,6 +99,20 @@ class Admission:
         )
 
 
+def _place_of(request: Request) -> str:
+    """The caller's address; of IPv6 the network, whose other addresses are his, too."""
+    host = request.client.host if request.client is not None else "local"
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address), 64), strict=False))
+
+
 def _presented_key(request: Request) -> str:
     """The key in any of the headers clients use."""
     kind, _, text = request.headers.get("authorization", "").partition(" ")
@@ -102,3 +125,9 @@ def caller_of(request: Request) -> Caller:
     """The caller the request was admitted as."""
     caller: Caller = request.state.caller
     return caller
+
+
+def scheduling_for(request: Request, model: str) -> Scheduling:
+    """How a call of this request is scheduled. The model is what it asks for, noted for the log."""
+    request.scope["donabe.model"] = model
+    return caller_of(request).scheduling

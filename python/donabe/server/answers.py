@@ -15,18 +15,19 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from donabe.api.dialect import Collector, ErrorStyle, EventWriter, Timing
-from donabe.errors import RunnerError
+from donabe.errors import DonabeError, RunnerError
 from donabe.runner.failures import error_from
 from donabe.server.draining import Draining
 from donabe.server.errors import (
     as_donabe_error,
+    note_error,
     send_error,
     send_whole,
     status_of,
     warning_headers,
 )
 from donabe.service.inference import Reply
-from donabe.types import Delta, Failed, Finished, Usage
+from donabe.types import Delta, Failed, Finished
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -55,11 +56,29 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 class Observer(Protocol):
     """Measures an answer."""
 
-    def first(self, model: str, load_s: float) -> None: ...
+    def began(self, model: str, load_s: float) -> None:
+        """The model works on it."""
+        ...
 
-    def event(self) -> None: ...
+    def delta(self, event: Delta) -> None: ...
 
-    def finished(self, usage: Usage) -> None: ...
+    def finished(self, event: Finished) -> None: ...
+
+    def ended(self) -> None:
+        """Nothing more comes, however it went. Called for every response, once."""
+        ...
+
+
+class _NoObserver:
+    """Where nobody measures."""
+
+    def began(self, model: str, load_s: float) -> None: ...
+
+    def delta(self, event: Delta) -> None: ...
+
+    def finished(self, event: Finished) -> None: ...
+
+    def ended(self) -> None: ...
 
 
 class WorkResponse(Response):
@@ -72,17 +91,28 @@ class WorkResponse(Response):
         self.body = b""
         self.raw_headers = headers or []
         self.on_end: Callable[[], None] | None = None
-        self.observer: Observer | None = None
+        self.observer: Observer = _NoObserver()
         self._draining = Draining()  # the server's, once it is called
+        self._scope: Scope = {}  # the request's, likewise
         self._style = style
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._draining = scope["app"].state.draining
+        self._scope, self._draining = scope, scope["app"].state.draining
         try:
             await run_while_connected(self._serve(send), receive, self._draining)
         finally:
+            self.observer.ended()
             if self.on_end is not None:
                 self.on_end()
+
+    async def _refuse(self, send: Send, error: Exception) -> None:
+        """The error as the whole response."""
+        await send_error(send, self._noted(error), self._style)
+
+    def _noted(self, error: Exception) -> DonabeError:
+        shown = as_donabe_error(error)
+        note_error(self._scope, shown)
+        return shown
 
     async def _serve(self, send: Send) -> None:
         raise NotImplementedError
@@ -115,7 +145,7 @@ class ValueResponse(WorkResponse):
             with self._draining.in_band():
                 body = await self._compute()
         except Exception as error:
-            await send_error(send, as_donabe_error(error), self._style)
+            await self._refuse(send, error)
         else:
             headers = [*self.raw_headers, *warning_headers(self._notes)]
             await send_whole(send, 200, body, self._media_type, headers)
@@ -152,9 +182,10 @@ class AnswerResponse(WorkResponse):
             with self._draining.in_band():
                 reply = await self._begin()
         except Exception as error:
-            await send_error(send, as_donabe_error(error), self._style)
+            await self._refuse(send, error)
             return
         try:
+            self.observer.began(reply.spec.name, reply.load_s)
             self.raw_headers += warning_headers(reply.warnings)
             if self._writer is not None:
                 await self._send_stream(reply, self._writer(reply), send)
@@ -164,28 +195,22 @@ class AnswerResponse(WorkResponse):
             await reply.aclose()
 
     async def _send_collected(self, reply: Reply, collector: Collector, send: Send) -> None:
-        observer, is_first = self.observer, True
         try:
             with self._draining.in_band():
                 async for event in reply.events:
-                    if observer is not None:
-                        if is_first:
-                            observer.first(reply.spec.name, reply.load_s)
-                        else:
-                            observer.event()
-                        is_first = False
                     if type(event) is Delta:
+                        self.observer.delta(event)
                         collector.delta(event)
                     elif type(event) is Finished:
+                        self.observer.finished(event)
                         collector.finished(event, _timing(reply))
-                        self._note_usage(event)
                     elif type(event) is Failed:
                         raise error_from(event)
             body = collector.body()
             if self._before_end is not None:
                 await self._before_end()
         except Exception as error:
-            await send_error(send, as_donabe_error(error), self._style)
+            await self._refuse(send, error)
         else:
             await send_whole(send, 200, body, collector.media_type, self.raw_headers)
 
@@ -195,13 +220,13 @@ class AnswerResponse(WorkResponse):
         try:
             with self._draining.in_band():
                 first = await anext(events, None)
-            if observer is not None:
-                observer.first(reply.spec.name, reply.load_s)
             chunk = _encode(first, writer, reply)
-            if type(first) is Finished:
+            if type(first) is Delta:
+                observer.delta(first)
+            elif type(first) is Finished:
                 await self._ending(first)
         except Exception as error:
-            await send_error(send, as_donabe_error(error), self._style)
+            await self._refuse(send, error)
             return
         headers = [(b"content-type", writer.media_type.encode()), *self.raw_headers]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -213,9 +238,8 @@ class AnswerResponse(WorkResponse):
                 async for event in events:
                     # The common case inline: this loop runs once for every streamed token.
                     if type(event) is Delta:
+                        observer.delta(event)
                         chunk = writer.delta(event)
-                        if observer is not None:
-                            observer.event()
                     else:
                         chunk = _encode(event, writer, reply)
                         is_ended = type(event) is Finished and event.last
@@ -228,18 +252,14 @@ class AnswerResponse(WorkResponse):
         except OSError:
             raise  # the connection broke while sending: nobody to tell
         except Exception as error:
-            shown = as_donabe_error(error)
+            shown = self._noted(error)
             await send(
                 {"type": "http.response.body", "body": writer.failed(status_of(shown), shown), "more_body": True}
             )
         await send({"type": "http.response.body", "body": b""})
 
-    def _note_usage(self, event: Finished) -> None:
-        if self.observer is not None:
-            self.observer.finished(event.usage)
-
     async def _ending(self, event: Finished) -> None:
-        self._note_usage(event)
+        self.observer.finished(event)
         if event.last and self._before_end is not None:
             await self._before_end()
 
@@ -282,7 +302,7 @@ class LinesResponse(WorkResponse):
             with self._draining.in_band():
                 lines = await self._begin()
         except Exception as error:
-            await send_error(send, as_donabe_error(error), self._style)
+            await self._refuse(send, error)
             return
         headers = [(b"content-type", self._media_type.encode()), *self.raw_headers]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -293,7 +313,7 @@ class LinesResponse(WorkResponse):
         except OSError:
             raise
         except Exception as error:
-            shown = as_donabe_error(error)
+            shown = self._noted(error)
             body = self._style.body(status_of(shown), shown) + b"\n"
             await send({"type": "http.response.body", "body": body, "more_body": True})
         finally:

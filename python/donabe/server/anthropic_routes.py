@@ -10,7 +10,7 @@ from starlette.responses import Response
 from donabe.api import anthropic_replies, anthropic_requests
 from donabe.api.anthropic_replies import ANTHROPIC_ERRORS
 from donabe.api.dialect import PLAIN_JSON
-from donabe.server.admission import caller_of
+from donabe.server.admission import scheduling_for
 from donabe.server.answers import AnswerResponse, ValueResponse
 from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, naming, warning_headers
@@ -29,7 +29,7 @@ class AnthropicRoutes:
 
     async def messages(self, request: Request) -> Response:
         decoded = await self._decode(request)
-        call = replace(decoded.call, scheduling=caller_of(request).scheduling)
+        call = replace(decoded.call, scheduling=scheduling_for(request, decoded.call.model))
         stops = call.options.get("stop", ())
 
         async def begin() -> Reply:

@@ -91,7 +91,11 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     )
     admission = Admission(
         KeyRing(settings.api_keys, KeyFile(settings.home / KEY_FILE), required=settings.require_api_key),
-        defaults=Limits(requests_per_minute=settings.requests_per_minute, tokens_per_minute=settings.tokens_per_minute),
+        defaults=Limits(
+            requests_per_minute=settings.requests_per_minute,
+            tokens_per_minute=settings.tokens_per_minute,
+            max_concurrent=settings.max_concurrent,
+        ),
     )
     metrics = ServerMetrics(pool)
     table = RouteTable(app, admission, metrics)
@@ -102,6 +106,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     app.add_middleware(RequestLog, metrics=metrics, tracing=collaborators.tracing)
     app.state.draining = Draining()
     app.state.pool = pool
+    app.state.metrics = metrics
     app.state.routes = table
     return app
 

@@ -109,6 +109,9 @@ class ServerSettings(Protocol):
         ...
 
     @property
+    def log_format(self) -> Literal["text", "json"]: ...
+
+    @property
     def home(self) -> Path:
         """Folder of donabe's own files; the stored API keys are there."""
         ...
@@ -127,6 +130,9 @@ class ServerSettings(Protocol):
 
     @property
     def tokens_per_minute(self) -> int: ...
+
+    @property
+    def max_concurrent(self) -> int: ...
 
     @property
     def offline(self) -> bool:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Iterable
 from typing import TypeVar
 
-from starlette.types import Send
+from starlette.types import Scope, Send
 
 from donabe import errors
 from donabe.api.dialect import ErrorStyle
@@ -73,6 +73,11 @@ def as_donabe_error(error: Exception) -> DonabeError:
         return error
     logger.exception("internal error", exc_info=error)
     return RunnerError(f"internal error ({type(error).__name__})", hint="the server's log has the details")
+
+
+def note_error(scope: Scope, error: DonabeError) -> None:
+    """Remember what the request failed of, for the log and the metrics: the status does not tell of errors in-band."""
+    scope["donabe.error"] = type(error).__name__
 
 
 async def naming(work: Awaitable[T], name: str, *, text: str = "model '{}' not found") -> T:

@@ -1,11 +1,18 @@
 """How much one caller may do: requests and output tokens per minute, and requests at once. Sliding windows, per key or,
-without keys, per address. Callers that did nothing for a minute are forgotten.
+without keys, per address.
+
+Tokens are charged as they come, so an answer that is given up counts as far as it got, and answers that run at once see
+each other's tokens. Nobody knows beforehand how long an answer will be: callers pass the token limit by what their
+running answers still produce, which `max_concurrent` bounds.
+
+The table of callers is bounded. When it is full, those that did nothing for a minute are forgotten, then the one that
+was quiet longest; callers with running requests never are.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,6 +20,7 @@ from donabe.server.errors import TooManyRequestsError
 
 WINDOW_S = 60.0
 MAX_CALLERS = 10_000
+GRAIN_S = 1.0  # tokens of this time are one entry of a window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +31,6 @@ class Limits:
     tokens_per_minute: int = 0
     max_concurrent: int = 0
 
-    @property
-    def is_unlimited(self) -> bool:
-        return not (self.requests_per_minute or self.tokens_per_minute or self.max_concurrent)
-
 
 @dataclass
 class _Usage:
@@ -34,14 +38,23 @@ class _Usage:
     tokens: deque[tuple[float, int]] = field(default_factory=deque)
     n_tokens: int = 0
     n_running: int = 0
+    seen_at: float = 0.0
 
 
 class CallerLimits:
-    """Counts what every caller does."""
+    """Counts what every caller does.
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        max_callers: How many are remembered.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, max_callers: int = MAX_CALLERS) -> None:
         self._clock = clock
-        self._usage: dict[str, _Usage] = {}
+        self._max_callers = max_callers
+        self._usage: OrderedDict[str, _Usage] = OrderedDict()  # the one that did nothing for longest first
+
+    def __len__(self) -> int:
+        return len(self._usage)
 
     def begin(self, caller: str, limits: Limits) -> None:
         """Count a request that begins; call `end` when it has ended.
@@ -62,7 +75,8 @@ class CallerLimits:
                 f"the limit of {limits.tokens_per_minute} output tokens per minute is reached",
                 retry_after_s=usage.tokens[0][0] + WINDOW_S - now,
             )
-        usage.requests.append(now)
+        if limits.requests_per_minute:
+            usage.requests.append(now)
         usage.n_running += 1
 
     def end(self, caller: str) -> None:
@@ -70,29 +84,48 @@ class CallerLimits:
             self._usage[caller].n_running -= 1
 
     def charge(self, caller: str, n_tokens: int) -> None:
-        """Count output tokens."""
-        if n_tokens > 0:
-            usage = self._current(caller)
-            usage.tokens.append((self._clock(), n_tokens))
-            usage.n_tokens += n_tokens
+        """Count output tokens of a running request."""
+        if n_tokens <= 0:
+            return
+        usage, now = self._current(caller), self._clock()
+        if usage.tokens and now - usage.tokens[-1][0] < GRAIN_S:
+            began, n_before = usage.tokens.pop()
+            usage.tokens.append((began, n_before + n_tokens))
+        else:
+            usage.tokens.append((now, n_tokens))
+        usage.n_tokens += n_tokens
 
     def _current(self, caller: str) -> _Usage:
         """The caller's usage without what is older than the window."""
-        since = self._clock() - WINDOW_S
-        if caller not in self._usage and len(self._usage) >= MAX_CALLERS:
-            self._forget_idle(since)
-        usage = self._usage.setdefault(caller, _Usage())
-        while usage.requests and usage.requests[0] <= since:
+        now = self._clock()
+        usage = self._usage.get(caller)
+        if usage is None:
+            self._make_room(now - WINDOW_S)
+            usage = self._usage[caller] = _Usage()
+        self._usage.move_to_end(caller)
+        usage.seen_at = now
+        while usage.requests and usage.requests[0] <= now - WINDOW_S:
             usage.requests.popleft()
-        while usage.tokens and usage.tokens[0][0] <= since:
+        while usage.tokens and usage.tokens[0][0] <= now - WINDOW_S:
             usage.n_tokens -= usage.tokens.popleft()[1]
         return usage
 
-    def _forget_idle(self, since: float) -> None:
-        idle = [
-            caller
-            for caller, usage in self._usage.items()
-            if not usage.n_running and (not usage.requests or usage.requests[-1] <= since)
-        ]
-        for caller in idle:
+    def _make_room(self, since: float) -> None:
+        """Room for one more.
+
+        Raises:
+            TooManyRequestsError: All callers have running requests.
+        """
+        if len(self._usage) < self._max_callers:
+            return
+        forgotten: list[str] = []
+        for caller, usage in self._usage.items():  # the one that was quiet longest first
+            if usage.n_running:
+                continue
+            if forgotten and usage.seen_at > since:
+                break
+            forgotten.append(caller)
+        if not forgotten:
+            raise TooManyRequestsError("too many callers at once", retry_after_s=1.0)
+        for caller in forgotten:
             del self._usage[caller]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from donabe.errors import SettingsError
 from donabe.server.contracts import ServerSettings
 from donabe.server.guards import is_loopback
 from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
 from donabe.server.listening import open_socket
+from donabe.server.log_lines import JsonLines, TextLines
 from donabe.server.tls import tls_context
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def serve(settings: ServerSettings, collaborators: Collaborators | None = None) 
         SettingsError: The address can't be listened on (a taken port is named with its holder), or lets everybody in,
             or the certificate can't be used.
     """
-    configure_logging(settings.logging_level)
+    configure_logging(settings.logging_level, settings.log_format)
     refuse_open_door(settings)
     tls = tls_context(settings.tls_cert, settings.tls_key)
     listener = open_socket(settings.host, settings.port)
@@ -67,12 +68,12 @@ def refuse_open_door(settings: ServerSettings) -> None:
     )
 
 
-def configure_logging(level: int) -> None:
+def configure_logging(level: int, log_format: Literal["text", "json"] = "text") -> None:
     """One line per event on standard error, unless the embedding program has set up logging itself."""
     root = logging.getLogger()
     if not root.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
         root.addHandler(handler)
     root.setLevel(max(level, logging.INFO))
     logging.getLogger("donabe").setLevel(level)

@@ -19,7 +19,7 @@ from donabe.api.dialect import JSON, NDJSON, PLAIN_JSON
 from donabe.api.native_replies import NATIVE_ERRORS
 from donabe.errors import ContextLengthError, InvalidNameError, InvalidRequestError, ModelNotFoundError
 from donabe.registry.catalogue import recommended
-from donabe.server.admission import caller_of
+from donabe.server.admission import scheduling_for
 from donabe.server.answers import AnswerResponse, LinesResponse, ValueResponse
 from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, naming, warning_headers
@@ -286,7 +286,7 @@ class NativeRoutes:
         return await read_body(request, self._max_body_bytes)
 
     def _for_caller(self, request: Request, call: AnyCall) -> AnyCall:
-        return replace(call, scheduling=caller_of(request).scheduling)
+        return replace(call, scheduling=scheduling_for(request, call.model))
 
     def _value(
         self, compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...], notes: Sequence[str] = ()

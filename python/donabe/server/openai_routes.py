@@ -16,7 +16,7 @@ from donabe.api import native, native_replies, openai_completions, openai_replie
 from donabe.api.dialect import PLAIN_JSON, SSE
 from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.errors import InvalidRequestError, ModelNotFoundError
-from donabe.server.admission import caller_of
+from donabe.server.admission import scheduling_for
 from donabe.server.answers import AnswerResponse, ValueResponse
 from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, naming, warning_headers
@@ -174,7 +174,7 @@ class OpenAIRoutes:
 
 def _for_caller(request: Request, call: AnyCall, *, salt: str = "") -> AnyCall:
     """The call as this caller's. His own salt divides the caller's share of the cache further, never joins others'."""
-    scheduling = caller_of(request).scheduling
+    scheduling = scheduling_for(request, call.model)
     if salt:
         scheduling = msgspec.structs.replace(scheduling, cache_salt=f"{scheduling.cache_salt}/{salt}")
     return replace(call, scheduling=scheduling)

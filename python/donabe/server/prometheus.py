@@ -51,13 +51,14 @@ class Histogram:
         self._counts: dict[Labels, list[int]] = {}
         self._sums: dict[Labels, float] = {}
 
-    def observe(self, value: float, *labels: str) -> None:
+    def observe(self, value: float, *labels: str, n: int = 1) -> None:
+        """Count a value, `n` times."""
         counts = self._counts.get(labels)
         if counts is None:
             counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
             self._sums[labels] = 0.0
-        counts[bisect_left(self._bounds, value)] += 1
-        self._sums[labels] += value
+        counts[bisect_left(self._bounds, value)] += n
+        self._sums[labels] += value * n
 
     def lines(self) -> Iterable[str]:
         for labels, counts in sorted(self._counts.items()):

@@ -13,7 +13,7 @@ from donabe.api import responses_items, responses_replies, responses_requests
 from donabe.api.dialect import PLAIN_JSON
 from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.errors import InvalidRequestError
-from donabe.server.admission import caller_of
+from donabe.server.admission import caller_of, scheduling_for
 from donabe.server.answers import AnswerResponse, ValueResponse
 from donabe.server.bodies import read_body
 from donabe.server.errors import NotFoundError, check_strict, naming, warning_headers
@@ -38,7 +38,7 @@ class ResponsesRoutes:
 
     async def create(self, request: Request) -> Response:
         decoded, items, call = await self._decode(request)
-        caller = caller_of(request).scheduling.caller
+        caller = caller_of(request).owner
         builder = responses_replies.ResponseBuilder(
             call.model, decoded.echo, custom_tools=responses_requests.custom_tool_names(decoded.echo["tools"])
         )
@@ -83,8 +83,8 @@ class ResponsesRoutes:
         """The request, the items of its whole conversation, and the call they make."""
         decoded = responses_requests.decode_responses(await read_body(request, self._max_body_bytes))
         check_strict(decoded.warnings, is_strict=self._is_strict)
-        scheduling = caller_of(request).scheduling
-        items = await self._conversation(decoded, scheduling.caller)
+        scheduling = scheduling_for(request, decoded.call.model)
+        items = await self._conversation(decoded, caller_of(request).owner)
         messages = responses_items.messages_of(items, decoded.instructions)
         if not messages:
             raise InvalidRequestError("input is required", field="input")
@@ -126,13 +126,13 @@ class ResponsesRoutes:
 
     async def delete(self, request: Request) -> Response:
         id = request.path_params["id"]
-        if not await asyncio.to_thread(self._store.delete, id, caller=caller_of(request).scheduling.caller):
+        if not await asyncio.to_thread(self._store.delete, id, caller=caller_of(request).owner):
             raise _not_stored(id)
         return _json({"id": id, "object": "response", "deleted": True})
 
     async def _find(self, request: Request) -> StoredResponse:
         id = request.path_params["id"]
-        stored = await asyncio.to_thread(self._store.get, id, caller=caller_of(request).scheduling.caller)
+        stored = await asyncio.to_thread(self._store.get, id, caller=caller_of(request).owner)
         if stored is None:
             raise _not_stored(id)
         return stored

@@ -19,7 +19,7 @@ from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.errors import DonabeError
 from donabe.server.admission import Admission
 from donabe.server.answers import WorkResponse
-from donabe.server.errors import CLIENT_CLOSED_REQUEST, as_donabe_error, error_headers, status_of
+from donabe.server.errors import CLIENT_CLOSED_REQUEST, as_donabe_error, error_headers, note_error, status_of
 from donabe.server.keys import Scope
 from donabe.server.metrics import AnswerObserver, ServerMetrics
 
@@ -30,6 +30,8 @@ _METHOD_ORDER = ("HEAD", "GET", "POST", "PUT", "PATCH", "DELETE")
 _STYLES: tuple[tuple[str, ErrorStyle], ...] = (
     ("/v1/messages", ANTHROPIC_ERRORS),
     ("/detokenize", OPENAI_ERRORS),
+    ("/embedding", OPENAI_ERRORS),
+    ("/classify", OPENAI_ERRORS),
     ("/tokenize", OPENAI_ERRORS),
     ("/infill", OPENAI_ERRORS),
     ("/rerank", OPENAI_ERRORS),
@@ -88,7 +90,7 @@ class RouteTable:
                 if isinstance(response, WorkResponse):
                     response.on_end = lambda: admission.leave(caller, scope)
                     trace = request.scope.get("donabe.trace")
-                    response.observer = AnswerObserver(metrics, lambda n: admission.charge(caller.id, n), trace)
+                    response.observer = AnswerObserver(metrics, caller.charge, trace)
                 else:
                     admission.leave(caller, scope)
             return response
@@ -99,6 +101,7 @@ class RouteTable:
 def error_response(request: Request, error: Exception) -> Response:
     """An error as a whole response in the style of the request's path."""
     shown = as_donabe_error(error)
+    note_error(request.scope, shown)
     style, status = style_for(request.url.path), status_of(shown)
     response = Response(style.body(status, shown), status_code=status)
     response.raw_headers = [

@@ -94,7 +94,7 @@ async def as_tool_calls(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
         async for event in events:
             if isinstance(event, Delta):
                 texts.setdefault(event.index, []).append(event.text)
-                if event.thinking or event.logprobs:
+                if event.thinking or event.logprobs or event.tokens:  # tokens count when they are made
                     yield msgspec.structs.replace(event, text="")
                 continue
             if isinstance(event, Finished):

@@ -5,7 +5,6 @@ Pure functions of the call, the prepared model and what the runner says of itsel
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import msgspec
@@ -17,6 +16,8 @@ from donabe.types import ChatRequest, GenerateRequest, LoadOptions, Message, Mod
 
 # A context-shifting generation never ends by itself; the reference system bounds it the same way.
 MAX_SHIFTED_CONTEXTS = 10
+# Pieces of an answer that is sent whole: nobody waits for them, but its tokens count while they are made.
+COUNTING_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def _output_options(call: OutputCall, prepared: Prepared, info: ModelInfo, *, re
         logprobs=call.logprobs,
         top_logprobs=call.top_logprobs if call.logprobs else 0,
         return_context=return_context,
-        stream_interval_s=prepared.stream_interval_s if call.is_streamed else math.inf,
+        stream_interval_s=prepared.stream_interval_s if call.is_streamed else COUNTING_INTERVAL_S,
     )
 
 

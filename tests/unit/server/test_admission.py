@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import stat
-
 import pytest
 from starlette.routing import Route
+from tests.fakes.connection import Connection
 from tests.fakes.server import make_server
 from tests.fakes.settings import FakeSettings
 
-from donabe.errors import InvalidRequestError, SettingsError
-from donabe.server.errors import TooManyRequestsError
-from donabe.server.keys import KeyFile, KeyRing
-from donabe.server.limits import WINDOW_S, CallerLimits, Limits
+from donabe.errors import SettingsError
+from donabe.server.keys import KeyFile
 from donabe.server.main import refuse_open_door
 
 OPEN_PATHS = {"/", "/api/version", "/api/status", "/health", "/openapi.json"}
@@ -103,24 +100,6 @@ async def test_revoked_key_ends_at_once(tmp_path):
     assert (await server.client.get("/api/tags", headers=headers)).status_code == 401
 
 
-def test_file_holds_no_key_and_is_private(tmp_path):
-    file = KeyFile(tmp_path / "keys.json")
-    key, text = file.create("mine", requests_per_minute=5)
-    assert text not in (tmp_path / "keys.json").read_text()
-    assert stat.S_IMODE((tmp_path / "keys.json").stat().st_mode) == 0o600
-    assert KeyRing((), file).find(text) == key
-    with pytest.raises(InvalidRequestError, match="already"):
-        file.create("mine")
-    with pytest.raises(InvalidRequestError, match="no key"):
-        file.revoke("nobody")
-
-
-def test_damaged_key_file_lets_nobody_in(tmp_path):
-    (tmp_path / "keys.json").write_text("{")
-    with pytest.raises(SettingsError, match="damaged"):
-        KeyRing((), KeyFile(tmp_path / "keys.json")).find("x")
-
-
 @pytest.mark.parametrize(
     ("changes", "is_refused"),
     [
@@ -141,56 +120,43 @@ def test_listening_openly_needs_keys(changes, is_refused):
         refuse_open_door(FakeSettings(**changes))
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_limits_slide_with_the_minute():
-    clock = Clock()
-    callers = CallerLimits(clock=clock)
-    limits = Limits(requests_per_minute=2)
-    for _ in range(2):
-        callers.begin("a", limits)
-        clock.now += 10
-    with pytest.raises(TooManyRequestsError) as caught:
-        callers.begin("a", limits)
-    assert caught.value.retry_after_s == WINDOW_S - 20
-    callers.begin("b", limits)
-    clock.now = WINDOW_S
-    callers.begin("a", limits)
-
-
-def test_tokens_and_concurrency_are_limited():
-    callers = CallerLimits(clock=Clock())
-    callers.charge("a", 100)
-    with pytest.raises(TooManyRequestsError, match="100 output tokens"):
-        callers.begin("a", Limits(tokens_per_minute=100))
-    callers.begin("b", Limits(max_concurrent=1))
-    with pytest.raises(TooManyRequestsError, match="at once"):
-        callers.begin("b", Limits(max_concurrent=1))
-    callers.end("b")
-    callers.begin("b", Limits(max_concurrent=1))
-
-
-async def test_limited_caller_gets_429_with_retry_after():
-    server = make_server(settings=FakeSettings(requests_per_minute=1))
-    assert (await server.client.get("/api/tags")).status_code == 200
-    response = await server.client.get("/api/tags")
-    assert response.status_code == 429
-    assert 1 <= int(response.headers["retry-after"]) <= 60
-    assert (await server.client.get("/")).status_code == 200
-
-
 async def test_hostile_request_id_is_replaced():
     response = await make_server().client.get("/", headers={"x-request-id": "a b\x7f"})
     assert response.headers["x-request-id"].startswith("req_")
 
 
-async def test_output_tokens_count_against_the_limit():
-    server = make_server(settings=FakeSettings(tokens_per_minute=3))
-    body = {"model": "C", "prompt": "hi"}
-    assert (await server.post("/api/generate", body)).status_code == 200
-    assert (await server.post("/api/generate", body)).status_code == 429
+BODY = {"model": "C", "prompt": "hi"}
+
+
+@pytest.mark.parametrize(("priority", "number"), [("low", -1), ("normal", 0), ("high", 1)])
+async def test_priority_of_the_key_reaches_the_engine(tmp_path, priority, number):
+    _, text = KeyFile(tmp_path / "keys.json").create("mine", priority=priority)
+    server = make_server(settings=FakeSettings(home=tmp_path))
+    await server.post("/api/generate", BODY, headers={"authorization": f"Bearer {text}"})
+    assert server.runners.last.requests[0].scheduling.priority == number
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("10.0.0.7", "10.0.0.7"),
+        ("::ffff:10.0.0.7", "10.0.0.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("a socket", "a socket"),
+    ],
+)
+async def test_callers_without_keys_take_turns_by_address_and_share_the_cache(address, place):
+    server = make_server()
+    await Connection(server.app, "/api/generate", b'{"model":"C","prompt":"hi"}', address=address).done
+    scheduling = server.runners.last.requests[0].scheduling
+    assert (scheduling.caller, scheduling.cache_salt, scheduling.priority) == (place, "", 0)
+
+
+async def test_responses_without_keys_are_shared_between_addresses(tmp_path):
+    server = make_server(settings=FakeSettings(home=tmp_path))
+    first = (await server.post("/v1/responses", {"model": "C", "input": "hi"})).json()["id"]
+    body = b'{"model":"C","input":"more","previous_response_id":"%s"}' % first.encode()
+    connection = Connection(server.app, "/v1/responses", body, address="10.0.0.7")
+    await connection.done
+    assert connection.status == 200

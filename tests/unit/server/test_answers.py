@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.fakes.connection import Connection, until
 from tests.fakes.runner import USAGE
 from tests.fakes.server import make_server
 from tests.fakes.settings import FakeSettings
@@ -22,58 +23,6 @@ def endless(_request):
 
 def stuck(_request):
     yield 1000.0
-
-
-class Connection:
-    """One ASGI request whose client leaves when told to."""
-
-    def __init__(self, app, path: str, body: bytes) -> None:
-        self.chunks: list[bytes] = []
-        self.status = 0
-        self.reading: asyncio.Event | None = None  # set it to hold the reader back
-        self._left = asyncio.Event()
-        self._body = body
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "scheme": "http",
-            "headers": [(b"host", b"localhost")],
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 11434),
-        }
-        self.done = asyncio.create_task(app(scope, self._receive, self._send))
-
-    async def _receive(self):
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body}
-        await self._left.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message):
-        if self.reading is not None:
-            await self.reading.wait()
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        elif message["body"]:
-            self.chunks.append(message["body"])
-
-    def leave(self) -> None:
-        self._left.set()
-
-
-async def until(condition, timeout_s: float = 2.0) -> None:
-    async def poll() -> None:
-        while not condition():  # noqa: ASYNC110  # conditions on fakes have no event
-            await asyncio.sleep(0.001)
-
-    await asyncio.wait_for(poll(), timeout_s)
 
 
 @pytest.mark.parametrize("stream", ["true", "false"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.fakes.server import make_server
 
 from donabe.server.openapi import OPERATIONS
-from donabe.service.parameters import PARAMETERS
+from donabe.service.parameters import BOUNDS, PARAMETERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 
@@ -52,3 +52,13 @@ def test_routes_are_listed():
 def test_options_are_listed():
     text = PAGE.read_text(encoding="utf-8")
     assert [row for row in option_rows() if row not in text] == []
+
+
+def test_bounds_are_listed():
+    """In the table's order; the page says in words what the names mean."""
+    text = PAGE.read_text(encoding="utf-8")
+    table = text[text.index("| what | range |") : text.index("Images are PNG")]
+    ranges = [line.split("|")[2].strip() for line in table.strip().splitlines()[2:]]
+    wanted = [(f"at most {bound.high}", f"{bound.low} to {bound.high}") for bound in BOUNDS.values()]
+    assert len(ranges) == len(wanted)
+    assert [row for row, either in zip(ranges, wanted, strict=True) if row not in either] == []

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.fakes.images import encoded, png
+
 HONOURED, ACCEPTED, REFUSED, REPORTED = "honoured", "accepted", "refused", "reported"
 
 HI = [{"role": "user", "content": "hi"}]
@@ -17,7 +19,7 @@ FUNCTION = {"name": "add", "parameters": SCHEMA}
 TOOL = {"type": "function", "function": FUNCTION}
 FLAT_TOOL = {"type": "function", **FUNCTION}
 ANTHROPIC_TOOL = {"name": "add", "input_schema": SCHEMA}
-IMAGE = "aGk="
+IMAGE = encoded(png())
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import msgspec
 
 from donabe.api.body import Fields, decode_base64, kind_of, parse_json
 from donabe.api.durations import parse_keep_alive
+from donabe.api.images import check_image, check_images
 from donabe.api.native import unknown_fields
 from donabe.errors import InvalidRequestError
 from donabe.service.calls import ChatCall, Think
-from donabe.service.parameters import check
+from donabe.service.parameters import check, check_count
 from donabe.types import Constraint, Message, Tool, ToolCall, ToolChoice
 
 _OPTION_FIELDS = ("temperature", "top_p", "top_k")
@@ -126,6 +127,7 @@ def _conversation(system: object, items: list[Fields]) -> tuple[tuple[Message, .
         _report_blocks(fields, "content", content)
         messages += reader.messages()
         warnings += reader.warnings
+    check_images(messages)
     return tuple(messages), tuple(dict.fromkeys(warnings))
 
 
@@ -140,16 +142,20 @@ def _role(fields: Fields) -> str:
 
 def _system_text(system: object) -> str:
     if system is None or isinstance(system, str):
-        return system or ""
+        return _without_attribution(system or "")
     if not isinstance(system, list):
         raise InvalidRequestError("system must be a string or a list of text blocks", field="system")
+    check_count("parts", len(system), field="system")
     texts = []
     for block in system:
         if not isinstance(block, dict) or block.get("type") != "text" or not isinstance(block.get("text"), str):
             raise InvalidRequestError("system must be a string or a list of text blocks", field="system")
-        if not block["text"].startswith(_ATTRIBUTION):
-            texts.append(block["text"])
+        texts.append(_without_attribution(block["text"]))
     return "".join(texts)
+
+
+def _without_attribution(text: str) -> str:
+    return text.partition("\n")[2] if text.startswith(_ATTRIBUTION) else text
 
 
 class _BlockReader:
@@ -163,7 +169,7 @@ class _BlockReader:
         self._images: list[bytes] = []
         self._calls: list[ToolCall] = []
         self._results: list[Message] = []
-        self._thinking = ""
+        self._thinking: list[str] = []
         self.warnings: list[str] = []
 
     def read(self, content: object) -> None:
@@ -178,6 +184,7 @@ class _BlockReader:
                 " []anthropic.ContentBlock",
                 field="messages.content",
             )
+        check_count("parts", len(content), field="messages.content")
         for block in content:
             if not isinstance(block, dict):
                 raise InvalidRequestError("content blocks must be objects", field="messages.content")
@@ -200,7 +207,7 @@ class _BlockReader:
         elif kind in ("tool_result", "web_search_tool_result"):
             self._results.append(self._result(block))
         elif kind == "thinking":
-            self._thinking = str(block.get("thinking") or "")
+            self._thinking.append(str(block.get("thinking") or ""))
         elif kind == "redacted_thinking":
             self.warnings.append("redacted_thinking blocks are left out: only their author can read them")
         else:
@@ -239,12 +246,13 @@ class _BlockReader:
 
     def messages(self) -> list[Message]:
         own = []
-        if self._texts or self._images or self._calls or self._thinking:
+        thinking = "\n".join(filter(None, self._thinking))
+        if self._texts or self._images or self._calls or thinking:
             own.append(
                 Message(
                     role=self._role,
                     content="".join(self._texts),
-                    thinking=self._thinking,
+                    thinking=thinking,
                     images=tuple(self._images),
                     tool_calls=tuple(self._calls),
                 )
@@ -280,10 +288,10 @@ def _image(source: object) -> bytes:
             f"invalid image source type: {source.get('type')}. Only base64 images are supported.",
             field="messages.content.source.type",
         )
-    try:
-        return decode_base64(source.get("data"), "messages.content.source.data")
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"invalid base64 image data: {error}", field=error.field) from None
+    field = "messages.content.source.data"
+    data = decode_base64(source.get("data"), field, text="invalid base64 image data: {}")
+    check_image(data, field)
+    return data
 
 
 def _document(block: dict[str, Any]) -> str:
@@ -361,6 +369,12 @@ def _constraint(fields: Fields, config: Fields | None) -> Constraint:
     found = config.take("format") if config is not None else None
     if config is not None:
         config.report("format", found, "type", "schema")
+    if found is not None and older is not None and found != older:
+        raise InvalidRequestError(
+            "output_config.format and output_format exclude each other",
+            field="output_config.format",
+            hint="send output_config.format only",
+        )
     value = found if found is not None else older
     if value is None:
         return Constraint()

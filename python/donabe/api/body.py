@@ -10,17 +10,24 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
 
 from donabe.errors import InvalidRequestError
+from donabe.service.parameters import BOUNDS, check_count, check_number
 from donabe.types import JsonObject
 
 T = TypeVar("T")
 
 _decode = msgspec.json.Decoder().decode
+
+MAX_DIGITS = 400  # of an integer; no double has more
+_BELOW_64_BITS = math.nextafter(-(2.0**63), -math.inf)  # may not be rounded into the range
+_MAYBE_TOO_LARGE = re.compile(rb"[0-9]{19}")
 
 
 def too_deep() -> InvalidRequestError:
@@ -35,12 +42,12 @@ def parse_json(body: bytes, *, when_empty: str = "missing request body") -> Any:
         InvalidRequestError: Empty, cut off or malformed.
     """
     try:
-        return _decode(body)
+        value = _decode(body)
     except msgspec.DecodeError:
-        pass
+        return _with_numbers_that_fit(_parse_slowly(body, when_empty))
     except RecursionError:
         raise too_deep() from None
-    return _parse_slowly(body, when_empty)
+    return _with_numbers_that_fit(value) if _MAYBE_TOO_LARGE.search(body) else value
 
 
 def _parse_slowly(body: bytes, when_empty: str) -> Any:
@@ -49,7 +56,7 @@ def _parse_slowly(body: bytes, when_empty: str) -> Any:
     if not text:
         raise InvalidRequestError(when_empty)
     try:
-        value, _end = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text)
+        value, _end = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_read_integer).raw_decode(text)
     except json.JSONDecodeError as error:
         if not text[error.pos :].strip() or error.msg.startswith("Unterminated string"):
             raise InvalidRequestError("unexpected EOF") from None
@@ -64,6 +71,46 @@ def _parse_slowly(body: bytes, when_empty: str) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise InvalidRequestError(f"invalid character '{name[0]}' looking for beginning of value")
+
+
+def _read_integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MAX_DIGITS else math.inf
+
+
+def _with_numbers_that_fit(value: Any) -> Any:
+    """The same value, integers of more than 64 bits as floats: no message to a runner carries larger ones.
+
+    Raises:
+        InvalidRequestError: A number is larger than any float; the error names its place.
+    """
+    holder = {"": value}
+    open_: list[tuple[Any, str]] = [(holder, "")]
+    while open_:
+        inside, path = open_.pop()
+        for key, item in _members(inside):
+            place = path if isinstance(inside, list) else f"{path}.{key}".lstrip(".")
+            if isinstance(item, (dict, list)):
+                open_.append((item, place))
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise _too_large(place)
+            elif isinstance(item, int) and not -(2**63) <= item < 2**64:
+                try:
+                    inside[key] = float(item) if item > 0 else min(float(item), _BELOW_64_BITS)
+                except OverflowError:
+                    raise _too_large(place) from None
+    return holder[""]
+
+
+def _members(value: Any) -> Iterator[tuple[Any, Any]]:
+    return iter(list(value.items()) if isinstance(value, dict) else enumerate(value))
+
+
+def _too_large(place: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{place or 'the body'} holds a number that is too large",
+        field=place or None,
+        hint="no number may exceed 1e308",
+    )
 
 
 def kind_of(value: object) -> str:
@@ -123,6 +170,9 @@ class Fields:
             raise self.mismatch(name, value, "bool")
         return value
 
+    def is_boolean(self, name: str) -> bool:
+        return isinstance(self._values.get(name), bool)
+
     def optional_boolean(self, name: str) -> bool | None:
         return self.boolean(name) if self.has(name) else self.take(name)
 
@@ -133,19 +183,26 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.mismatch(name, value, "int")
         if isinstance(value, float):
-            if value != int(value):
+            if not math.isfinite(value) or value != int(value):
                 raise self.mismatch(name, value, "int", kind=f"number {value:g}")
             value = int(value)
         if not -(2**63) <= value < 2**63:
             raise self.mismatch(name, value, "int", kind=f"number {value}")
         return value
 
+    def bounded(self, name: str, default: int = 0) -> int:
+        """An integer in its range of `service.parameters.BOUNDS`."""
+        return check_number(name, self.integer(name, default), field=f"{self._path}{name}")
+
     def array(self, name: str, type_name: str = "[]any") -> list[Any]:
+        """A list; how long it may be is in `service.parameters.BOUNDS`, if it is there under this name."""
         value = self._values.pop(name, None)
         if value is None:
             return []
         if not isinstance(value, list):
             raise self.mismatch(name, value, type_name)
+        if name in BOUNDS:
+            check_count(name, len(value), field=f"{self._path}{name}")
         return value
 
     def strings(self, name: str) -> list[str]:
@@ -203,14 +260,44 @@ class Fields:
         return tuple(dict.fromkeys([*own, *(key for fields in self._inside for key in fields.rest)]))
 
 
-def decode_base64(text: object, field: str) -> bytes:
-    """Standard padded base64, line breaks tolerated."""
-    if not isinstance(text, str):
+def refuse(fields: Fields, *names: str, hint: str = "") -> None:
+    """Refuse these fields by name; empty ones ask for nothing."""
+    for name in names:
+        value = fields.take(name)
+        if value is not None and value not in ([], {}):
+            raise InvalidRequestError(f"{name} is not supported", field=name, hint=hint or None)
+
+
+def token_ids(values: list[Any], field: str) -> tuple[int, ...]:
+    """Token ids of a list of integers."""
+    for value in values:
+        check_number("token", value, field=field, what=" for every token")
+    return tuple(values)
+
+
+def decode_base64(encoded: object, field: str, *, text: str = "{}") -> bytes:
+    """Standard padded base64 of an image or audio file, line breaks tolerated.
+
+    Args:
+        text: What the dialect says when it is not; `{}` stands for the place of the first wrong byte.
+    """
+    if not isinstance(encoded, str):
         raise InvalidRequestError(f"{field} must hold base64 strings", field=field)
-    compact = text.replace("\r", "").replace("\n", "")
+    max_bytes = BOUNDS["image_bytes"].high
+    if len(encoded) > 2 * max_bytes:  # far more than its line breaks could be
+        raise _too_many_bytes(field)
+    compact = encoded.replace("\r", "").replace("\n", "")
+    if len(compact) > (max_bytes + 2) // 3 * 4:
+        raise _too_many_bytes(field)
     try:
         return base64.b64decode(compact, validate=True)
     except (binascii.Error, ValueError):
         alphabet = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
         bad = next((i for i, character in enumerate(compact) if character not in alphabet), len(compact))
-        raise InvalidRequestError(f"illegal base64 data at input byte {bad}", field=field) from None
+        raise InvalidRequestError(text.format(f"illegal base64 data at input byte {bad}"), field=field) from None
+
+
+def _too_many_bytes(field: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{field} holds a file of more than {BOUNDS['image_bytes'].high} bytes", field=field, hint="make it smaller"
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from donabe.api.body import Fields, parse_json
+from donabe.api.body import Fields, parse_json, token_ids
 from donabe.api.dialect import PLAIN_JSON, SSE, Timing
 from donabe.api.native import NativeTokenize, unknown_fields
 from donabe.api.openai_replies import error_object
@@ -78,11 +78,14 @@ def _read_extra(fields: Fields) -> str:
 
 
 class InfillWriter:
-    """Streamed pieces of an infill; the last one has `stop` and the counts."""
+    """Streamed pieces of an infill; the last one has `stop` and the counts. What a model thought has its own member."""
 
     media_type = SSE
 
     def delta(self, event: Delta) -> bytes:
+        if event.thinking:
+            piece = {"content": event.text, "reasoning": event.thinking, "stop": False}
+            return b"data: " + _encode(piece) + b"\n\n"
         return b'data: {"content":' + _encode(event.text) + b',"stop":false}\n\n' if event.text else b""
 
     def finished(self, event: Finished, timing: Timing) -> bytes:
@@ -100,16 +103,20 @@ class InfillCollector:
     def __init__(self, model: str) -> None:
         self._model = model
         self._text: list[str] = []
+        self._thinking: list[str] = []
         self._final: JsonObject = {}
 
     def delta(self, event: Delta) -> None:
         self._text.append(event.text)
+        self._thinking.append(event.thinking)
 
     def finished(self, event: Finished, timing: Timing) -> None:
         self._final = _final(event)
 
     def body(self) -> bytes:
-        return _encode({"content": "".join(self._text), "model": self._model, **self._final})
+        thinking = "".join(self._thinking)
+        reasoning = {"reasoning": thinking} if thinking else {}
+        return _encode({"content": "".join(self._text), **reasoning, "model": self._model, **self._final})
 
 
 def _final(event: Finished) -> JsonObject:
@@ -165,7 +172,7 @@ def decode_detokenize(body: bytes) -> NativeTokenize:
     if any(isinstance(token, bool) or not isinstance(token, int) for token in tokens):
         raise InvalidRequestError("tokens must be integers", field="tokens")
     return NativeTokenize(
-        ModelCall(model=fields.string("model")), tokens=tuple(tokens), warnings=unknown_fields(fields)
+        ModelCall(model=fields.string("model")), tokens=token_ids(tokens, "tokens"), warnings=unknown_fields(fields)
     )
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import msgspec
 
-from donabe.api.body import Fields, decode_base64, parse_json
+from donabe.api.body import Fields, parse_json, token_ids
 from donabe.api.durations import parse_keep_alive
+from donabe.api.images import check_images, decode_image
+from donabe.api.pooling import take_pooling
 from donabe.errors import InvalidRequestError
 from donabe.service.calls import ChatCall, EmbedCall, GenerateCall, ModelCall, RerankCall, Think
-from donabe.service.parameters import PARAMETERS, check_options
+from donabe.service.parameters import PARAMETERS, check_count, check_options
 from donabe.types import Constraint, Message, Tool, ToolCall
 
 THINK_LEVELS = ("high", "medium", "low", "max")
@@ -84,6 +86,7 @@ def decode_chat(body: bytes) -> NativeInference:
         messages=tuple(fields.objects("messages", "[]api.Message", decode_message)),
         tools=tuple(tools),
     )
+    check_images(call.messages)
     is_render_only = fields.boolean("_debug_render_only")
     if not call.model.strip():
         raise InvalidRequestError("model is required", field="model")
@@ -93,9 +96,6 @@ def decode_chat(body: bytes) -> NativeInference:
 def _common(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What generate and chat share, as keyword arguments of their calls, and warnings."""
     options, warnings = decode_options(fields)
-    top_logprobs = fields.integer("top_logprobs")
-    if not 0 <= top_logprobs <= PARAMETERS["top_logprobs"].high:
-        raise InvalidRequestError("top_logprobs must be between 0 and 20", field="top_logprobs")
     common: dict[str, Any] = {
         "model": fields.string("model"),
         "is_streamed": fields.boolean("stream", True),
@@ -106,9 +106,17 @@ def _common(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...]]:
         "truncate": fields.boolean("truncate", True),
         "context_shift": fields.optional_boolean("shift"),
         "logprobs": fields.boolean("logprobs"),
-        "top_logprobs": top_logprobs,
+        "top_logprobs": decode_top_logprobs(fields),
     }
     return common, warnings
+
+
+def decode_top_logprobs(fields: Fields, name: str = "top_logprobs") -> int:
+    """How many alternatives of each token are asked for."""
+    n, high = fields.integer(name), PARAMETERS["top_logprobs"].high
+    if not 0 <= n <= high:
+        raise InvalidRequestError(f"{name} must be between 0 and {high:.0f}", field=name)
+    return n
 
 
 def decode_options(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -180,7 +188,7 @@ def _decode_tool_call(fields: Fields) -> ToolCall:
         name=function.string("name"),
         arguments=msgspec.json.encode(arguments or {}).decode(),
         id=id,
-        index=function.integer("index"),
+        index=function.bounded("index"),
     )
 
 
@@ -199,7 +207,7 @@ def decode_tool(fields: Fields) -> tuple[Tool, tuple[str, ...]]:
 
 
 def _images(fields: Fields) -> tuple[bytes, ...]:
-    return tuple(decode_base64(image, "images") for image in fields.array("images", "[]api.ImageData"))
+    return tuple(decode_image(image, "images") for image in fields.array("images", "[]api.ImageData"))
 
 
 def _token_ids(fields: Fields, name: str) -> tuple[int, ...]:
@@ -207,23 +215,21 @@ def _token_ids(fields: Fields, name: str) -> tuple[int, ...]:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int):
             raise fields.mismatch(name, value, "int")
-    return tuple(values)
+    return token_ids(values, name)
 
 
 def decode_embed(body: bytes) -> NativeEmbed:
     """`POST /api/embed`."""
     fields = Fields(parse_json(body), "EmbedRequest")
     options, warnings = decode_options(fields)
-    dimensions = fields.integer("dimensions")
-    if dimensions < 0:
-        raise InvalidRequestError(f"dimensions must be at least 0, got {dimensions}", field="dimensions")
     call = EmbedCall(
         model=fields.string("model"),
         options=options,
         keep_alive_s=parse_keep_alive(fields.take("keep_alive")),
         inputs=_embed_inputs(fields.take("input")),
         truncate=fields.boolean("truncate", True),
-        dimensions=dimensions,
+        dimensions=fields.bounded("dimensions"),
+        pooling=take_pooling(fields),
     )
     return NativeEmbed(call, warnings + unknown_fields(fields))
 
@@ -234,6 +240,7 @@ def _embed_inputs(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        check_count("inputs", len(value), field="input")
         return tuple(value)
     raise InvalidRequestError("invalid input type", field="input", hint="input is a string or a list of strings")
 
@@ -252,6 +259,7 @@ def decode_embeddings(body: bytes) -> NativeEmbed:
         inputs=(prompt,) if prompt else (),
         truncate=False,
         normalize=False,
+        pooling=take_pooling(fields),
     )
     return NativeEmbed(call, warnings + unknown_fields(fields))
 
@@ -282,16 +290,11 @@ def decode_named(body: bytes, struct: str) -> NamedModel:
     options, warnings = decode_options(fields) if is_show else ({}, ())
     if is_transfer:
         fields.ignore("username", "password")
-    limit_rate = fields.integer("limit_rate") if is_transfer else 0
-    if limit_rate < 0:
-        raise InvalidRequestError(
-            "limit_rate must be 0 or more bytes per second", field="limit_rate", hint="5000000 is 5 MB per second"
-        )
     return NamedModel(
         name=model or name,
         is_streamed=fields.boolean("stream", True) if is_transfer else True,
         is_insecure=fields.boolean("insecure") if is_transfer else False,
-        limit_rate=limit_rate,
+        limit_rate=fields.bounded("limit_rate") if is_transfer else 0,
         is_verbose=fields.boolean("verbose") if is_show else False,
         system=fields.string("system") if is_show else "",
         options=options,
@@ -363,15 +366,14 @@ def decode_rerank(body: bytes) -> NativeRerank:
     """`POST /api/rerank`, `/v1/rerank`: `model`, `query`, `documents` (strings or `{"text": ...}`), `top_n`."""
     fields = Fields(parse_json(body), "RerankRequest")
     documents = fields.array("documents", "[]string") or fields.array("texts", "[]string")
+    check_count("documents", len(documents), field="documents")
     query = fields.string("query")
     texts = tuple(_document_text(item) for item in documents)
     if not query:
         raise InvalidRequestError("query is required", field="query")
     if not texts:
         raise InvalidRequestError("documents is required", field="documents")
-    top_n = fields.integer("top_n")
-    if top_n < 0:
-        raise InvalidRequestError("top_n must be at least 0", field="top_n")
+    top_n = fields.bounded("top_n")
     return_documents = fields.boolean("return_documents")
     model_call, warnings = _model_call(fields)
     call = RerankCall(

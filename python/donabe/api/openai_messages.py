@@ -1,19 +1,20 @@
-"""The OpenAI dialect: messages, content parts, tools and constraints to their native values. Pure translation.
+"""The OpenAI dialect: messages, content parts and tools to their native values. Pure translation.
 
 A message with several parts stays one message: its texts are joined by line breaks and its images follow in order.
 """
 
 from __future__ import annotations
 
-import binascii
 from typing import Any
 
 import msgspec
 
 from donabe.api.body import Fields, decode_base64, kind_of
+from donabe.api.images import check_image, check_images
 from donabe.errors import InvalidRequestError
 from donabe.service.calls import Think
-from donabe.types import Constraint, JsonObject, Message, Tool, ToolCall, ToolChoice
+from donabe.service.parameters import check_count
+from donabe.types import JsonObject, Message, Tool, ToolCall, ToolChoice
 
 _IMAGE_PREFIXES = (*(f"data:image/{kind};base64," for kind in ("jpeg", "jpg", "png", "webp")), "data:;base64,")
 _GO_KINDS = {"null": "<nil>", "number": "float64", "bool": "bool", "object": "map[string]interface {}"}
@@ -24,8 +25,6 @@ _PART_FIELDS = (
     *("type", "text", "refusal", "image_url", "input_audio", "detail"),
     *("annotations", "logprobs", "cache_control"),
 )
-
-SCHEMA_FIELDS = ("name", "description", "schema", "strict")
 
 EFFORTS: dict[str, Think] = {
     "": None,
@@ -52,6 +51,7 @@ def decode_messages(fields: Fields) -> tuple[Message, ...]:
         for call in message.tool_calls:
             names[call.id] = call.name
         messages.append(message)
+    check_images(messages)
     return tuple(messages)
 
 
@@ -90,6 +90,7 @@ def decode_content(content: object) -> tuple[str, tuple[bytes, ...]]:
         raise InvalidRequestError(
             f"invalid message content type: {_GO_KINDS.get(found, found)}", field="messages.content"
         )
+    check_count("parts", len(content), field="messages.content")
     texts: list[str] = []
     images: list[bytes] = []
     for part in content:
@@ -134,10 +135,9 @@ def _decode_image(value: object) -> bytes:
     prefix = next((prefix for prefix in _IMAGE_PREFIXES if url.startswith(prefix)), None)
     if prefix is None:
         raise InvalidRequestError("invalid image input", field="messages.content.image_url")
-    try:
-        return decode_base64(url[len(prefix) :], "messages.content.image_url")
-    except (InvalidRequestError, binascii.Error):
-        raise InvalidRequestError("invalid image input", field="messages.content.image_url") from None
+    data = decode_base64(url[len(prefix) :], "messages.content.image_url", text="invalid image input")
+    check_image(data, "messages.content.image_url")
+    return data
 
 
 def _decode_audio(value: object) -> bytes:
@@ -146,10 +146,7 @@ def _decode_audio(value: object) -> bytes:
     data = value.get("data")
     if not isinstance(data, str) or not data:
         raise InvalidRequestError("invalid input_audio format: missing data", field="messages.content.input_audio")
-    try:
-        return decode_base64(data, "messages.content.input_audio")
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"invalid input_audio base64 data: {error}", field=error.field) from None
+    return decode_base64(data, "messages.content.input_audio", text="invalid input_audio base64 data: {}")
 
 
 def _decode_tool_call(fields: Fields) -> ToolCall:
@@ -160,7 +157,7 @@ def _decode_tool_call(fields: Fields) -> ToolCall:
     arguments = function.string("arguments", "{}")
     check_arguments(arguments)
     return ToolCall(
-        name=function.string("name"), arguments=arguments or "{}", id=fields.string("id"), index=fields.integer("index")
+        name=function.string("name"), arguments=arguments or "{}", id=fields.string("id"), index=fields.bounded("index")
     )
 
 
@@ -232,40 +229,6 @@ def decode_effort(value: object, *, field: str = "reasoning_effort") -> Think:
             field=field,
         )
     return EFFORTS[value]
-
-
-def decode_response_format(fields: Fields) -> Constraint:
-    """`response_format`: text, json_object or json_schema."""
-    value = fields.take("response_format")
-    if value is None:
-        return Constraint()
-    if not isinstance(value, dict):
-        raise InvalidRequestError("response_format must be an object with a type", field="response_format")
-    fields.report("response_format", value, "type", "schema", "json_schema", "grammar")
-    fields.report("response_format.json_schema", value.get("json_schema"), *SCHEMA_FIELDS)
-    kind = str(value.get("type") or "text").strip().lower()
-    if kind == "text":
-        return Constraint()
-    if kind == "json_object":
-        schema = value.get("schema")  # as some servers take it
-        return Constraint(json_schema=schema) if isinstance(schema, dict) else Constraint(json_object=True)
-    if kind == "json_schema":
-        holder = value.get("json_schema")
-        schema = holder.get("schema") if isinstance(holder, dict) else value.get("schema")
-        if not isinstance(schema, dict):
-            raise InvalidRequestError(
-                "response_format.json_schema.schema must be an object",
-                field="response_format.json_schema.schema",
-                hint="for any JSON object use the type json_object",
-            )
-        return Constraint(json_schema=schema)
-    if kind == "grammar" and isinstance(value.get("grammar"), str):
-        return Constraint(grammar=value["grammar"])
-    raise InvalidRequestError(
-        f"response_format.type {kind!r} is not known",
-        field="response_format.type",
-        hint="use text, json_object or json_schema",
-    )
 
 
 def stop_strings(value: object, field: str = "stop") -> list[str]:

@@ -9,24 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from donabe.api.body import Fields, parse_json
+from donabe.api.body import Fields, parse_json, refuse, token_ids
 from donabe.api.durations import parse_keep_alive
-from donabe.api.native import decode_options, decode_think, unknown_fields
+from donabe.api.native import decode_options, decode_think, decode_top_logprobs, unknown_fields
+from donabe.api.openai_constraints import decode_constraint
 from donabe.api.openai_messages import (
     decode_effort,
     decode_messages,
-    decode_response_format,
     decode_tool_choice,
     decode_tools,
     stop_strings,
     take_tool_choice,
 )
+from donabe.api.pooling import take_pooling
 from donabe.errors import InvalidRequestError
 from donabe.service.calls import ChatCall, EmbedCall, GenerateCall, Think
-from donabe.service.parameters import check
-from donabe.types import Constraint
-
-MAX_CHOICES = 128
+from donabe.service.parameters import check, check_count
 
 # What these clients mean when they leave a parameter out; a model's stored parameters still win.
 DEFAULT_OPTIONS = {"temperature": 1.0, "top_p": 1.0}
@@ -117,11 +115,11 @@ def decode_chat_completion(body: bytes) -> OpenAIChat:
     tools = decode_tools(fields.items("tools", fields.array("tools", "[]api.Tool")))
     parallel = fields.boolean("parallel_tool_calls", True)
     choice = decode_tool_choice(take_tool_choice(fields), tools, parallel=parallel)
-    _refuse(fields, "functions", "function_call", hint="use tools and tool_choice")
-    _refuse(fields, "audio", "web_search_options")
+    refuse(fields, "functions", "function_call", hint="use tools and tool_choice")
+    refuse(fields, "audio", "web_search_options")
     if any(kind != "text" for kind in fields.array("modalities")):
         raise InvalidRequestError("only the text modality is supported", field="modalities")
-    logprobs, top_logprobs = fields.boolean("logprobs"), _top_logprobs(fields)
+    logprobs, top_logprobs = fields.boolean("logprobs"), decode_top_logprobs(fields)
     is_continuing = fields.boolean("continue_final_message")
     fields.ignore("add_generation_prompt")
     call = ChatCall(
@@ -134,13 +132,13 @@ def decode_chat_completion(body: bytes) -> OpenAIChat:
         tools=tools,
         tool_choice=choice,
         force_tools=choice.mode == "required",
-        constraint=_constraint(fields),
+        constraint=decode_constraint(fields),
         think=_think(fields),
         truncate=False,
         context_shift=False,
         logprobs=logprobs or bool(top_logprobs),
         top_logprobs=top_logprobs,
-        n=_count(fields, "n"),
+        n=fields.bounded("n", 1),
         template_kwargs=fields.mapping("chat_template_kwargs"),
         continue_final_message=is_continuing,
     )
@@ -155,8 +153,8 @@ def decode_completion(body: bytes) -> OpenAICompletion:
     model = _model(fields)
     options, warnings = _options(fields)
     is_streamed, include_usage = _stream(fields)
-    n, n_logprobs = _count(fields, "n"), _completion_logprobs(fields)
-    best_of = _count(fields, "best_of", default=n)
+    n, n_logprobs = fields.bounded("n", 1), _completion_logprobs(fields)
+    best_of = fields.bounded("best_of", n)
     if best_of < n:
         raise InvalidRequestError(f"best_of must be at least n, which is {n}", field="best_of")
     if best_of > n and is_streamed:
@@ -169,7 +167,7 @@ def decode_completion(body: bytes) -> OpenAICompletion:
         "keep_alive_s": parse_keep_alive(fields.take("keep_alive")),
         "suffix": fields.string("suffix"),
         "echo": fields.boolean("echo"),
-        "constraint": _constraint(fields),
+        "constraint": decode_constraint(fields),
         "think": _think(fields),
         "truncate": False,
         "context_shift": False,
@@ -178,10 +176,10 @@ def decode_completion(body: bytes) -> OpenAICompletion:
         "n": n,
         "best_of": best_of if best_of > n else 0,
     }
-    is_raw = fields.boolean("raw")
+    is_raw, prompts = fields.boolean("raw"), _prompts(fields.take("prompt"))
+    check_count("completions", len(prompts) * best_of, field="prompt", what="prompts x the larger of n and best_of")
     calls = tuple(
-        GenerateCall(**common, prompt=prompt, raw=is_raw or not isinstance(prompt, str))
-        for prompt in _prompts(fields.take("prompt"))
+        GenerateCall(**common, prompt=prompt, raw=is_raw or not isinstance(prompt, str)) for prompt in prompts
     )
     salt = fields.string("cache_salt")
     fields.ignore(*_HARMLESS)
@@ -199,17 +197,15 @@ def decode_embedding(body: bytes) -> OpenAIEmbedding:
             f"Invalid value for 'encoding_format' = {kind}. Supported values: ['float', 'base64'].",
             field="encoding_format",
         )
-    dimensions = fields.integer("dimensions")
-    if dimensions < 0:
-        raise InvalidRequestError(f"dimensions must be at least 1, got {dimensions}", field="dimensions")
     options, warnings = decode_options(fields)
     call = EmbedCall(
         model=model,
         options=options,
         keep_alive_s=parse_keep_alive(fields.take("keep_alive")),
-        inputs=_embedding_inputs(fields.take("input")),
+        inputs=embedding_inputs(fields.take("input"), "input"),
         truncate=fields.boolean("truncate", True),
-        dimensions=dimensions,
+        dimensions=fields.bounded("dimensions"),
+        pooling=take_pooling(fields),
     )
     fields.ignore(*_HARMLESS, "input_type")
     return OpenAIEmbedding(call, kind == "base64", warnings + unknown_fields(fields))
@@ -250,29 +246,13 @@ def _stream(fields: Fields) -> tuple[bool, bool]:
     return fields.boolean("stream"), include_usage
 
 
-def _count(fields: Fields, name: str, *, default: int = 1) -> int:
-    n = fields.integer(name, default)
-    if not 1 <= n <= MAX_CHOICES:
-        raise InvalidRequestError(f"{name} must be between 1 and {MAX_CHOICES}, got {n}", field=name)
-    return n
-
-
-def _top_logprobs(fields: Fields) -> int:
-    n = fields.integer("top_logprobs")
-    if not 0 <= n <= 20:
-        raise InvalidRequestError("top_logprobs must be between 0 and 20", field="top_logprobs")
-    return n
-
-
 def _completion_logprobs(fields: Fields) -> int | None:
-    value = fields.take("logprobs")
-    if value is None or value is False:
+    """A number, or the switch of the chat form."""
+    if not fields.has("logprobs"):
         return None
-    if value is True:
-        return 0
-    if not isinstance(value, int) or not 0 <= value <= 20:
-        raise InvalidRequestError("logprobs must be between 0 and 20", field="logprobs")
-    return value
+    if fields.is_boolean("logprobs"):
+        return 0 if fields.boolean("logprobs") else None
+    return decode_top_logprobs(fields, "logprobs")
 
 
 def _think(fields: Fields) -> Think:
@@ -286,39 +266,6 @@ def _think(fields: Fields) -> Think:
     return think if found is None else found
 
 
-def _constraint(fields: Fields) -> Constraint:
-    """`response_format`, or what other servers call it."""
-    found = decode_response_format(fields)
-    schema = fields.take("guided_json")
-    if schema is None:
-        schema = fields.take("json_schema")
-    grammar = fields.take("guided_grammar") or fields.take("grammar")
-    if isinstance(schema, dict):
-        found = Constraint(json_schema=schema)
-    elif schema is not None:
-        raise InvalidRequestError("guided_json must be a JSON Schema object", field="guided_json")
-    if grammar is not None:
-        if not isinstance(grammar, str):
-            raise InvalidRequestError("grammar must be a string", field="grammar")
-        found = Constraint(grammar=grammar)
-    _refuse(fields, "guided_regex", hint="use guided_json or grammar")
-    if choices := fields.strings("guided_choice"):
-        found = Constraint(grammar="root ::= " + " | ".join(_gbnf_literal(choice) for choice in choices))
-    return found
-
-
-def _gbnf_literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
-    return f'"{escaped}"'
-
-
-def _refuse(fields: Fields, *names: str, hint: str = "") -> None:
-    for name in names:
-        value = fields.take(name)
-        if value is not None and value not in ([], {}):
-            raise InvalidRequestError(f"{name} is not supported", field=name, hint=hint or None)
-
-
 def _prompts(value: object) -> list[str | tuple[int, ...]]:
     """One prompt or several, as text or as token ids."""
     if value is None:
@@ -327,27 +274,28 @@ def _prompts(value: object) -> list[str | tuple[int, ...]]:
         return [value]
     if isinstance(value, list) and value:
         if _are_tokens(value):
-            return [tuple(value)]
+            return [token_ids(value, "prompt")]
         if all(isinstance(item, str) or (isinstance(item, list) and item and _are_tokens(item)) for item in value):
-            if len(value) > MAX_CHOICES:
-                raise InvalidRequestError(f"at most {MAX_CHOICES} prompts in one request", field="prompt")
-            return [item if isinstance(item, str) else tuple(item) for item in value]
+            check_count("prompts", len(value), field="prompt", what="prompts")
+            return [item if isinstance(item, str) else token_ids(item, "prompt") for item in value]
     raise InvalidRequestError(
         "prompt must be a string, a list of strings, token ids, or a list of token id lists", field="prompt"
     )
 
 
-def _embedding_inputs(value: object) -> tuple[str | tuple[int, ...], ...]:
+def embedding_inputs(value: object, field: str) -> tuple[str | tuple[int, ...], ...]:
+    """A text, token ids, or a list of such."""
     if value is None or value == []:
-        raise InvalidRequestError("invalid input", field="input")
+        raise InvalidRequestError(f"invalid {field}", field=field)
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list):
         if _are_tokens(value):
-            return (tuple(value),)
+            return (token_ids(value, field),)
         if all(isinstance(item, str) or (isinstance(item, list) and item and _are_tokens(item)) for item in value):
-            return tuple(item if isinstance(item, str) else tuple(item) for item in value)
-    raise InvalidRequestError("invalid input type", field="input")
+            check_count("inputs", len(value), field=field)
+            return tuple(item if isinstance(item, str) else token_ids(item, field) for item in value)
+    raise InvalidRequestError(f"invalid {field} type", field=field)
 
 
 def _are_tokens(items: list[Any]) -> bool:

@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 
 from donabe.api.body import Fields
+from donabe.api.images import check_images
 from donabe.api.openai_messages import check_arguments, decode_content, report_parts
 from donabe.errors import InvalidRequestError
+from donabe.service.parameters import check_count, check_number
 from donabe.types import JsonObject, Message, ToolCall
 
-MAX_PAGE = 100  # items of one page of a response's input
 _LIMIT = re.compile("[0-9]{1,9}")
 
 _IGNORED = frozenset({"web_search_call", "compaction"})
@@ -35,6 +36,7 @@ def input_items(value: object) -> list[JsonObject]:
         return [{"type": "message", "role": "user", "content": value}]
     if not isinstance(value, list):
         raise InvalidRequestError("input must be a string or array", field="input")
+    check_count("messages", len(value), field="input")
     for index, item in enumerate(value):
         if not isinstance(item, dict):
             raise InvalidRequestError(f"input[{index}]: an item must be an object", field="input")
@@ -66,8 +68,9 @@ def page_of_items(items: Sequence[JsonObject], query: Mapping[str, str]) -> Json
     order, after, limit = query.get("order", "desc"), query.get("after", ""), query.get("limit", "20")
     if order not in ("asc", "desc"):
         raise InvalidRequestError("order must be asc or desc", field="order")
-    if not _LIMIT.fullmatch(limit) or not 1 <= int(limit) <= MAX_PAGE:
-        raise InvalidRequestError(f"limit must be between 1 and {MAX_PAGE}", field="limit")
+    if not _LIMIT.fullmatch(limit):
+        raise InvalidRequestError("limit must be a number", field="limit")
+    check_number("limit", int(limit), field="limit")
     if order == "desc":
         shown.reverse()
     first = 0
@@ -100,6 +103,7 @@ def messages_of(items: Sequence[JsonObject], instructions: str) -> tuple[Message
         except InvalidRequestError as error:
             raise InvalidRequestError(f"input[{index}]: {error.message}", field="input", hint=error.hint) from None
     messages = reader.finish()
+    check_images(messages)
     if instructions:
         messages.insert(0, Message(role="system", content=instructions))
     return tuple(messages)
@@ -111,7 +115,7 @@ class _ItemReader:
     def __init__(self) -> None:
         self._messages: list[Message] = []
         self._names: dict[str, str] = {}
-        self._thinking = ""
+        self._thinking = ""  # of the reasoning items since the last text or call
 
     def read(self, item: JsonObject) -> None:
         kind = item.get("type") or ("message" if "role" in item else None)
@@ -124,7 +128,7 @@ class _ItemReader:
         elif kind in ("function_call_output", "custom_tool_call_output"):
             self._read_output(item)
         elif kind == "reasoning":
-            self._thinking = _reasoning_text(item)
+            self._thinking = "\n".join(filter(None, (self._thinking, _reasoning_text(item))))
         elif kind not in _IGNORED:
             raise InvalidRequestError(f'unknown input item type: "{kind}"')
 
@@ -132,6 +136,7 @@ class _ItemReader:
         role = str(item.get("role") or "user").lower()
         content = item.get("content")
         if isinstance(content, list):
+            check_count("parts", len(content), field="content")
             for index, part in enumerate(content):
                 _check_part(part, index)
             texts = [part for part in content if part.get("type") in ("input_text", "output_text", "text", "refusal")]

@@ -8,8 +8,8 @@ from typing import Any
 from donabe.api.body import Fields, parse_json
 from donabe.api.durations import parse_keep_alive
 from donabe.api.native import unknown_fields
+from donabe.api.openai_constraints import SCHEMA_FIELDS
 from donabe.api.openai_messages import (
-    SCHEMA_FIELDS,
     decode_effort,
     decode_function,
     decode_tool_choice,

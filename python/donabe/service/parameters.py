@@ -1,4 +1,5 @@
-"""Every number and switch a request may set, in one table: type, range, and which part of the request it becomes.
+"""Every number and switch a request may set, in one table: type, range, and which part of the request it becomes. A
+second one bounds the numbers that are no options, and how many of each thing a request may hold.
 
 All dialects check against this table, under the field names of their own callers. Options are merged in the order
 defaults < the model's stored parameters < the request; `null` leaves the layer below in force.
@@ -86,6 +87,42 @@ _TABLE = (
 
 PARAMETERS: Mapping[str, Parameter] = {parameter.name: parameter for parameter in _TABLE}
 
+
+@dataclass(frozen=True)
+class Bound:
+    """An integer of a request, or how many of something it may hold. `low` and `high` are inclusive."""
+
+    low: int
+    high: int
+
+
+BOUNDS: Mapping[str, Bound] = {
+    # fields
+    "n": Bound(1, 128),
+    "best_of": Bound(1, 128),
+    "dimensions": Bound(0, 65_536),  # 0 = all
+    "top_n": Bound(0, 8192),  # 0 = all
+    "limit_rate": Bound(0, 10**12),  # bytes per second, 0 = no limit
+    "limit": Bound(1, 100),  # items of a page
+    "index": Bound(0, MAX_TOKENS),  # of a tool call
+    "token": Bound(0, MAX_TOKENS),  # an id; a model's vocabulary is smaller
+    # how many
+    "messages": Bound(0, 16_384),  # also items of a response's input
+    "parts": Bound(0, 4096),  # of one message
+    "tool_calls": Bound(0, 1024),  # of one message
+    "tools": Bound(0, 1024),
+    "images": Bound(0, 100),
+    "inputs": Bound(0, 16_384),
+    "documents": Bound(0, 8192),
+    "prompts": Bound(1, 128),
+    "completions": Bound(1, 512),  # prompts x the larger of n and best_of
+    "choices": Bound(0, 4096),  # of a guided choice
+    "input_extra": Bound(0, 1024),
+    # images
+    "image_bytes": Bound(0, 20 * 2**20),
+    "image_pixels": Bound(1, 2**26),  # 8192 x 8192
+}
+
 MAX_TEXT_CHARS = 4096  # of one stop string or sequence breaker
 
 _KIND_NAMES = {"integer": "integer", "float32": "float32", "boolean": "boolean", "array": "array", "map": "object"}
@@ -110,6 +147,31 @@ def check(name: str, value: object, *, field: str | None = None) -> Any:
         raise InvalidRequestError(f"{label} must be of {error}", field=path) from None
     except _BadRangeError as error:
         raise InvalidRequestError(f"{label} must be {error}", field=path) from None
+
+
+def check_number(name: str, value: int, *, field: str, what: str = "") -> int:
+    """The value, if it is in range of the second table.
+
+    Raises:
+        InvalidRequestError: It is not; the message names the field and the range.
+    """
+    bound = BOUNDS[name]
+    if not bound.low <= value <= bound.high:
+        shown = value if abs(value) < 2**63 else f"{value:.0e}"
+        raise InvalidRequestError(
+            f"{field} must be between {bound.low} and {bound.high}{what}, got {shown}", field=field
+        )
+    return value
+
+
+def check_count(name: str, n: int, *, field: str, what: str = "items") -> None:
+    """Check how many of something a request holds.
+
+    Raises:
+        InvalidRequestError: More than the second table allows.
+    """
+    if n > BOUNDS[name].high:
+        raise InvalidRequestError(f"{field} may hold at most {BOUNDS[name].high} {what}, got {n}", field=field)
 
 
 class _BadTypeError(Exception):

@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+from tests.fakes.images import encoded, png
 from tests.integration.conformance.expectations import ABSENT, HI, Case
 
 NATIVE, PLAIN = "application/json; charset=utf-8", "application/json"
@@ -16,6 +17,7 @@ TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": WE
 FLAT_TOOL = {"type": "function", "name": "get_weather", "parameters": WEATHER}
 CLAUDE_TOOL = {"name": "get_weather", "input_schema": WEATHER}
 ONCE = {"stream": False}
+PNG = encoded(png())
 STATUS_400 = "A bad option or format is a 400; the reference answers 500."
 FEW = {"options": {"num_predict": 8, "temperature": 0}}
 
@@ -105,7 +107,7 @@ GENERATE = [
     generate("4.1", **ONCE, keep_alive="1h30m"),
     generate("34", **ONCE, keep_alive=-1),
     generate("35", 400, images=["!!!"], error="illegal base64 data at input byte 0"),
-    generate("4.4", 400, images=["aGk="], error='"C" does not support images',
+    generate("4.4", 400, images=[PNG], error='"C" does not support images',
              differs="An image for a model that can't see is refused; the reference leaves it to the runner."),
     generate("37", **ONCE, **FEW, model="c", expect={"model": "c"}),
     generate("38", _debug_render_only=True, real=True, expect={"response": "", "done": False,
@@ -144,7 +146,8 @@ EMBED = [
     Case("54", "POST /api/embed", {"model": "E", "input": ["a", "b"], "dimensions": 2}, real=True, expect={
         "embeddings": lambda rows: [len(row) for row in rows] == [2, 2] and all(map(_has_length_1, rows))}),
     Case("6.3", "POST /api/embed", {"model": "E", "input": "a", "dimensions": -1}, 400,
-         error="dimensions must be at least 0, got -1", differs="The reference ignores dimensions it can't give."),
+         error="dimensions must be between 0 and 65536, got -1",
+         differs="The reference ignores dimensions it can't give."),
     *(Case("55", "POST /api/embed", {"model": "E", **more}, real=True, expect={"embeddings": []})
       for more in ({}, {"input": ""}, {"input": []})),
     *(Case("56", "POST /api/embed", {"model": "E", "input": value}, 400, error="invalid input type")

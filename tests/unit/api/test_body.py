@@ -116,3 +116,25 @@ def test_timestamps_are_utc_and_trimmed():
     assert TimestampWriter().now().endswith("Z")
     assert local_timestamp(0.5)[19:21] == ".5"
     assert "." not in local_timestamp(0.0)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_integers_that_are_not_finite_are_refused(value):
+    with pytest.raises(InvalidRequestError, match=r"X\.a of type int"):
+        Fields({"a": value}, "X").integer("a")
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1" * 399, "9" * 5000, "-" + "9" * 5000])
+@pytest.mark.parametrize("form", ['{{"a": {{"b": [{}]}}}}', '{{"a": {{"b": [{}]}}}} rest'])
+def test_numbers_that_no_float_holds_are_refused_by_name(number, form):
+    with pytest.raises(InvalidRequestError, match=r"^a\.b holds a number that is too large") as caught:
+        parse_json(form.format(number).encode())
+    assert caught.value.field == "a.b"
+
+
+@pytest.mark.parametrize("end", ["", " rest"])
+def test_integers_of_more_than_64_bits_become_floats(end):
+    text = f'{{"a": [{2**64}, {2**64 - 1}, {-(2**63)}, {-(2**63) - 1}], "b": "{2**70}"}}{end}'
+    found = parse_json(text.encode())
+    assert found == {"a": [2.0**64, 2**64 - 1, -(2**63), math.nextafter(-(2.0**63), -math.inf)], "b": str(2**70)}
+    assert [type(item) for item in found["a"]] == [float, int, int, float]

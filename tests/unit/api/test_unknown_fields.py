@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from tests.fakes.images import encoded, png
 
 from donabe.api.anthropic_requests import decode_messages_request
 from donabe.api.openai_requests import decode_chat_completion
 from donabe.api.responses_requests import decode_responses
 from donabe.errors import InvalidRequestError
 
-IMAGE = "data:image/png;base64,aGk="
+IMAGE = "data:image/png;base64," + encoded(png())
 CACHED = {"cache_control": {"type": "ephemeral"}}
 
 
@@ -38,7 +39,7 @@ def test_parts_of_chat_completions():
 
 def test_blocks_of_messages():
     text = {"type": "text", "text": "a", **CACHED}
-    source = {"type": "base64", "media_type": "image/png", "data": "aGk="}
+    source = {"type": "base64", "media_type": "image/png", "data": encoded(png())}
     assert messages(
         {**text, "x": 1},
         {"type": "image", "source": {**source, "y": 1}},

@@ -293,3 +293,38 @@ async def test_nesting_of_any_depth_is_no_error_of_the_server(server, depth):
     request = b'{"model":"C","max_tokens":5,"messages":[{"role":"user","content":[' + content + b"]}]}"
     response = await server.client.post(PATH, content=request)
     assert (response.status_code, "max depth" in response.text) in ((200, False), (400, True))
+
+
+async def test_all_thinking_of_a_message_is_kept(server):
+    blocks = [
+        {"type": "thinking", "thinking": "one", "signature": ""},
+        {"type": "text", "text": "a"},
+        {"type": "thinking", "thinking": "", "signature": ""},
+        {"type": "thinking", "thinking": "two", "signature": ""},
+    ]
+    await server.post(PATH, body(model="T", messages=[*HI, {"role": "assistant", "content": blocks}, *HI]))
+    message = server.runners.last.requests[0].messages[1]
+    assert (message.thinking, message.content) == ("one\ntwo", "a")
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+@pytest.mark.parametrize(
+    ("system", "told"),
+    [
+        ("x-anthropic-billing-header: cc=1; cch=abc;\nbe brief\nbe kind", ["be brief\nbe kind", "hi"]),
+        ("x-anthropic-billing-header: cc=1; cch=abc;", ["hi"]),
+        ("say x-anthropic-billing-header: cc=1", ["say x-anthropic-billing-header: cc=1", "hi"]),
+    ],
+)
+async def test_attribution_line_of_the_system_prompt_is_left_out(server, system, told, in_blocks):
+    await server.post(PATH, body(system=[{"type": "text", "text": system}] if in_blocks else system))
+    assert [message.content for message in server.runners.last.requests[0].messages] == told
+
+
+async def test_two_output_formats_that_differ_are_refused(server):
+    formats = [{"type": "json_schema", "schema": {"type": kind}} for kind in ("object", "array")]
+    response = await server.post(PATH, body(output_config={"format": formats[0]}, output_format=formats[1]))
+    assert response.status_code == 400
+    assert "output_config.format and output_format" in response.json()["error"]["message"]
+    same = body(output_config={"format": formats[0]}, output_format=formats[0])
+    assert (await server.post(PATH, same)).status_code == 200

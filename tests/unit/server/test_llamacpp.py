@@ -6,6 +6,8 @@ import msgspec
 import pytest
 from tests.fakes.server import make_server
 
+from donabe.types import Delta, Finished, FinishReason, Usage
+
 
 @pytest.fixture
 def server():
@@ -60,3 +62,109 @@ async def test_refusals(server, path, body):
     await server.post("/api/generate", {"model": "C"})
     response = await server.post(path, body)
     assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_thinking_of_an_infill_is_not_lost(is_streamed):
+    events = [
+        Delta(thinking="h"),
+        Delta(thinking="m", text="a"),
+        Delta(text="b"),
+        Finished(reason=FinishReason.STOP, usage=Usage()),
+    ]
+    server = make_server(script=lambda _: events)
+    response = await server.post("/infill", {"model": "S", "input_prefix": "x", "stream": is_streamed})
+    blocks = response.text.strip().split("\n\n") if is_streamed else ["data: " + response.text]
+    found = [msgspec.json.decode(block[6:]) for block in blocks]
+    assert "".join(part.get("reasoning", "") for part in found) == "hm"
+    assert "".join(part["content"] for part in found) == "ab"
+
+
+# --- vectors and classes ---------------------------------------------------------------------------------------------
+
+
+async def test_embedding_is_a_list_of_rows_for_each_input(server):
+    answer = (await server.post("/embedding", {"model": "E", "content": "a"})).json()
+    assert answer == [{"index": 0, "embedding": [[0.6, 0.8, 0.0, 0.0]]}]
+    request = server.runners.last.requests[-1]
+    assert (request.inputs, request.normalize, request.truncate, request.pooling) == (("a",), True, False, "")
+    answer = (await server.post("/embeddings", {"model": "E", "input": ["a", [1, 2]], "embd_normalize": -1})).json()
+    assert [entry["index"] for entry in answer] == [0, 1]
+    request = server.runners.last.requests[-1]
+    assert (request.inputs, request.normalize) == (("a", (1, 2)), False)
+
+
+async def test_embedding_of_pooling_none_has_a_row_for_every_token(server):
+    server_rows = (2, 1)
+    await server.post("/embedding", {"model": "E", "content": "a"})
+    server.runners.last.n_rows_each = server_rows
+    answer = (await server.post("/embedding", {"content": ["a b", "c"], "pooling": "none"})).json()
+    assert [len(entry["embedding"]) for entry in answer] == list(server_rows)
+    request = server.runners.last.requests[-1]
+    assert (request.pooling, request.normalize) == ("none", False)  # as llama.cpp's server has it
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"model": "E", "input": "a"}),
+        ("/api/embed", {"model": "E", "input": "a"}),
+        ("/api/embeddings", {"model": "E", "prompt": "a"}),
+    ],
+)
+async def test_routes_of_one_vector_take_poolings_that_give_one(server, path, body):
+    assert (await server.post(path, body | {"pooling": "cls"})).status_code == 200
+    assert server.runners.last.requests[-1].pooling == "cls"
+    refused = await server.post(path, body | {"pooling": "none"})
+    assert refused.status_code == 400
+    assert "one vector for each input" in refused.text
+    assert "/embedding" in refused.text
+    refused = await server.post(path, body | {"pooling": "max"})
+    assert (refused.status_code, "pooling must be one of mean, cls, last, not max" in refused.text) == (400, True)
+
+
+async def test_classify(server):
+    body = {"model": "R", "input": ["good", "bad"]}
+    answer = (await server.post("/classify", body)).json()
+    assert answer["data"] == [{"index": i, "label": "yes", "probs": [0.25, 0.75], "num_classes": 2} for i in range(2)]
+    assert (answer["object"], answer["model"], answer["labels"]) == ("list", "R", ["no", "yes"])
+    assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] == 6
+    assert answer["id"].startswith("classify-")
+    request = server.runners.last.requests[-1]
+    assert (request.inputs, request.truncate) == (("good", "bad"), False)
+    load = server.runners.loads[-1][1]
+    assert (load.embedding, load.pooling) == (True, "rank")
+    await server.post("/classify", {"input": [1, 2, 3], "truncate_prompt_tokens": -1})  # the model in use
+    request = server.runners.last.requests[-1]
+    assert (request.inputs, request.truncate) == (((1, 2, 3),), True)
+
+
+async def test_classify_needs_a_model_that_can(server):
+    response = await server.post("/classify", {"model": "C", "input": "a"})
+    assert response.status_code == 400
+    assert "does not support classification" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        ("/embedding", "content", None),
+        ("/embedding", "content", []),
+        ("/embedding", "content", [1.5]),
+        ("/embedding", "embd_normalize", 1),
+        ("/embedding", "encoding_format", "base64"),
+        ("/embedding", "pooling", "rank"),
+        ("/embedding", "truncate", "yes"),
+        ("/classify", "input", None),
+        ("/classify", "input", {"a": 1}),
+        ("/classify", "input", [[]]),
+        ("/classify", "use_activation", False),
+        ("/classify", "truncate_prompt_tokens", 5),
+    ],
+)
+async def test_wrong_fields_of_vectors_and_classes_are_named(server, path, field, value):
+    body = {"model": "R", ("content" if path == "/embedding" else "input"): "a"} | {field: value}
+    response = await server.post(path, body)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"]) == (400, "invalid_request_error")
+    assert field in error["message"] or field == error.get("param")

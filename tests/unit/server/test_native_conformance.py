@@ -9,6 +9,7 @@ import json
 import re
 
 import pytest
+from tests.fakes.images import encoded, png
 from tests.fakes.runner import USAGE
 from tests.fakes.server import make_server
 
@@ -182,7 +183,7 @@ async def test_status_says_there_is_no_cloud(server):
         ({"model": "C", "prompt": "hi", "keep_alive": "abc"}, 400, 'time: invalid duration "abc"'),
         ({"model": "C", "prompt": "hi", "keep_alive": True}, 400, "Unsupported type: 'bool'"),
         ({"model": "C", "prompt": "hi", "images": ["!!!"]}, 400, "illegal base64 data at input byte 0"),
-        ({"model": "C", "prompt": "hi", "images": ["aGk="]}, 400, '"C" does not support images'),
+        ({"model": "C", "prompt": "hi", "images": [encoded(png())]}, 400, '"C" does not support images'),
         ({"model": "E", "prompt": "hi"}, 400, '"E" does not support generate'),
     ],
 )
@@ -439,7 +440,7 @@ async def test_chat_without_messages_loads_or_unloads(server, keep_alive, reason
             "json: cannot unmarshal string into Go struct field ChatRequest.tools of type api.Tools",
         ),
         (
-            {"model": "C", "messages": [{"role": "user", "content": "x", "images": ["aGk="]}]},
+            {"model": "C", "messages": [{"role": "user", "content": "x", "images": [encoded(png())]}]},
             '"C" does not support images',
         ),
     ],

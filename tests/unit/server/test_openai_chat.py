@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import struct
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from tests.fakes.server import make_server
 
 from donabe.errors import ContextLengthError
-from donabe.types import Delta, Failed, Finished, FinishReason, TokenLogprob, ToolCall, Usage
+from donabe.types import Constraint, Delta, Failed, Finished, FinishReason, TokenLogprob, ToolCall, Usage
 
 HI = [{"role": "user", "content": "hi"}]
 TOOL = {
@@ -500,3 +501,63 @@ async def test_streamed_empty_completion_loads_too(server):
     chunk, done = text.removesuffix("\n\n").split("\n\n")
     assert msgspec.json.decode(chunk[6:])["choices"][0]["finish_reason"] == "load"
     assert done == "data: [DONE]"
+
+
+CONSTRAINTS = {
+    "response_format": {"type": "json_object"},
+    "guided_json": {"type": "object"},
+    "json_schema": {"type": "object"},
+    "guided_grammar": 'root ::= "a"',
+    "grammar": 'root ::= "a"',
+    "guided_choice": ["a", "b"],
+}
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(CONSTRAINTS, 2)))
+async def test_two_constraints_are_refused_by_name(server, first, second):
+    request = {"model": "C", "messages": HI, second: CONSTRAINTS[second], first: CONSTRAINTS[first]}
+    response = await server.post(CHAT, request)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == f"{first} and {second} exclude each other"
+    completion = {**request, "prompt": "x"}
+    assert (await server.post(COMPLETIONS, completion)).status_code == 400
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+async def test_a_constraint_goes_with_an_empty_one(server, name):
+    free = {"response_format": {"type": "text"}, "guided_json": None, "guided_choice": [], "grammar": ""}
+    response = await server.post(CHAT, {"model": "C", "messages": HI, **free, name: CONSTRAINTS[name]})
+    assert response.status_code == 200
+    assert server.runners.last.requests[0].constraint != Constraint()
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "more"),
+    [
+        (CHAT, "n", {"messages": HI}),
+        (CHAT, "top_logprobs", {"messages": HI}),
+        (CHAT, "max_tokens", {"messages": HI}),
+        (COMPLETIONS, "n", {"prompt": "x"}),
+        (COMPLETIONS, "best_of", {"prompt": "x"}),
+        (COMPLETIONS, "logprobs", {"prompt": "x"}),
+        (EMBEDDINGS, "dimensions", {"input": "x"}),
+        ("/v1/messages", "max_tokens", {"messages": HI}),
+        ("/v1/responses", "top_logprobs", {"input": "x"}),
+        ("/api/embed", "dimensions", {"input": "x"}),
+        ("/api/chat", "top_logprobs", {"messages": HI}),
+        ("/api/chat", "keep_alive", {"messages": HI}),
+    ],
+)
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 400, "9" * 5000, "1e300", "1.5"])
+async def test_no_number_breaks_the_server(server, path, field, more, number):
+    text = msgspec.json.encode({"model": "C", **more}).decode()[:-1] + f', "{field}": {number}}}'
+    response = await server.post(path, text)
+    if response.status_code == 200:  # a long time to keep a model; a fraction of a limit is cut off
+        assert (field, number) in {
+            ("keep_alive", "1e300"),
+            ("keep_alive", "1.5"),
+            ("max_tokens", "1.5"),
+            ("top_logprobs", "1.5"),
+        }, number
+    else:
+        assert (response.status_code, field in response.text) == (400, True), response.text[:200]

@@ -339,3 +339,12 @@ async def test_parameters_reach_the_runner(make):
 async def test_refusals(make, changes, message):
     response = await make().post(PATH, {"model": "T", "input": "hi", **changes})
     assert (response.status_code, response.json()["error"]["message"]) == (400, message)
+
+
+async def test_all_reasoning_before_a_text_is_kept(make):
+    server = make()
+    items = [{"type": "reasoning", "summary": [], "encrypted_content": text} for text in ("one", "two")]
+    answer = {"role": "assistant", "content": "a"}
+    await server.post("/v1/responses", {"model": "T", "input": [*items, answer, {"role": "user", "content": "b"}]})
+    message = server.runners.last.requests[0].messages[0]
+    assert (message.role, message.thinking, message.content) == ("assistant", "one\ntwo", "a")

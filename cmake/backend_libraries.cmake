@@ -18,10 +18,13 @@ foreach(target ggml-base ggml ${GGML_AVAILABLE_BACKENDS})
   endif()
 endforeach()
 
+# CMAKE_CXX_VISIBILITY_PRESET is not for CUDA and HIP. Variables of templates would be one with those of any other ggml or CUB
+# in the process: the linker makes them unique, however a library was opened.
 if(TARGET ggml-cuda)
-  # CMAKE_CXX_VISIBILITY_PRESET is not for CUDA. Variables of templates would be one with those of any other ggml or CUB in
-  # the process: the linker makes them unique, however a library was opened.
   set_target_properties(ggml-cuda PROPERTIES CUDA_VISIBILITY_PRESET hidden)
+endif()
+if(TARGET ggml-hip)
+  set_target_properties(ggml-hip PROPERTIES HIP_VISIBILITY_PRESET hidden)
 endif()
 
 if(NOT DONABE_PLUGIN)

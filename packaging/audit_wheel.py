@@ -19,10 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MAX_WHEEL_BYTES = 100_000_000  # what the public package index takes of one file
-SYSTEM = re.compile(r"(libc|libm|libdl|libpthread|librt|libstdc\+\+|libgcc_s|ld-linux[-\w]*)\.so\.\d+$")
+SYSTEM = re.compile(  # of glibc and of musl
+    r"(libc|libm|libdl|libpthread|librt|libstdc\+\+|libgcc_s|ld-linux[-\w]*)\.so\.\d+$|(libc\.musl|ld-musl)-\w+\.so\.1$"
+)
 PLUGIN_NEEDS = {  # by backend: what the driver or the vendor's own wheels bring
     "ggml-vulkan": re.compile(r"libvulkan\.so\.1$"),
     "ggml-cuda": re.compile(r"(libcuda|libcudart|libcublas|libcublasLt)\.so\.\d+$"),
+    "ggml-hip": re.compile(r"(libamdhip64|libhipblas|librocblas)\.so\.\d+$"),
+    "ggml-sycl": re.compile(
+        r"(libsycl|libmkl_\w+|libdnnl|libOpenCL|libze_loader|libtbb|libimf|libsvml|libirng|libintlc|libiomp5)\.so(\.\d+)?$"
+    ),
 }
 CORE_LIBRARY = "libdonabe-ggml-base.so"  # plug-ins find it already loaded
 RUN_PATHS = {"$ORIGIN", "$ORIGIN/lib"}

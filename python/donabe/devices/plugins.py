@@ -17,12 +17,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 GROUP = "donabe.backends"
 MANIFEST = "plugin.json"
 _MANIFEST_MAX_BYTES = 65_536
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_BUILT_BY_USERS = ("rocm", "sycl")  # from packaging/, and in no index: they need the vendor's software on the machine
+
+
+RefusalKind = Literal["broken", "idle", "outdone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,17 @@ class Plugin:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A plug-in that is installed but not used. `hint` is what mends it."""
+    """A plug-in that is installed but not used.
+
+    Attributes:
+        hint: What mends it.
+        kind: `broken` can't be opened, `idle` finds no device, `outdone` leaves its devices to another plug-in.
+    """
 
     name: str
     message: str
     hint: str
+    kind: RefusalKind = "broken"
 
 
 class _BadPluginError(Exception):
@@ -77,6 +87,8 @@ def _checked(entry: EntryPoint, build: Mapping[str, Any]) -> Plugin:
     if not _NAME.fullmatch(entry.name):
         raise _BadPluginError("its name is not one a backend can have", "uninstall it")
     wanted = f"pip install 'donabe-{entry.name.replace('_', '-')}=={build['version']}'"
+    if entry.name in _BUILT_BY_USERS:
+        wanted = f"pip install packaging/{entry.name} (in the source of donabe {build['version']})"
     folder = _package_folder(entry, wanted)
     manifest = _manifest(folder, wanted)
     if manifest.get("version") != build["version"]:

@@ -75,6 +75,11 @@ def test_unfit_plugin_is_refused_with_the_command_that_mends_it(
     assert hint in refused.hint
 
 
+def test_plugin_that_no_index_has_is_built_again(tmp_path: Path) -> None:
+    _, (refused,) = find_plugins(BUILD, [install(tmp_path, "rocm", build_id="other")])
+    assert refused.hint == ("pip install --force-reinstall --no-deps packaging/rocm (in the source of donabe 0.1.0)")
+
+
 def test_a_plugin_that_is_there_twice_counts_once(tmp_path: Path) -> None:
     unfit = [install(tmp_path / str(n), "vulkan", version="0.2.0") for n in range(2)]
     fit = install(tmp_path / "fit", "vulkan")

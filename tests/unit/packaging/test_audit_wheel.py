@@ -65,6 +65,30 @@ def test_a_plugin_may_need_its_driver_and_the_core(audit_wheel: ModuleType) -> N
     ]
 
 
+def test_musl_is_a_system_too(audit_wheel: ModuleType) -> None:
+    needed = ["libc.musl-x86_64.so.1", "libstdc++.so.6", "libgcc_s.so.1", "ld-musl-aarch64.so.1"]
+    assert audit_wheel.library_problems(audit_wheel.Library("_core.so", needed=needed), set()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("libggml-hip.so", ["libamdhip64.so.6", "libhipblas.so.2", "librocblas.so.4"]),
+        (
+            "libggml-sycl.so",
+            ["libsycl.so.8", "libmkl_sycl_blas.so.5", "libdnnl.so.3", "libze_loader.so.1", "libsvml.so"],
+        ),
+    ],
+)
+def test_vendor_libraries_are_known_by_backend(audit_wheel: ModuleType, name: str, needed: list[str]) -> None:
+    needed = [*needed, "libdonabe-ggml-base.so"]
+    assert audit_wheel.library_problems(audit_wheel.Library(name, needed=needed), set()) == []
+    assert (
+        len(audit_wheel.library_problems(audit_wheel.Library("libggml-vulkan.so", needed=needed), set()))
+        == len(needed) - 1
+    )
+
+
 def test_a_wheel_with_links_strangers_or_no_library_is_refused(audit_wheel: ModuleType, tmp_path: Path) -> None:
     wheel = tmp_path / "donabe-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:

@@ -59,6 +59,7 @@ class RequestAssembly:
         interval_s: Least time between two deltas of a completion, but for a change between thinking, content and tool
             calls; infinite: the first one is followed by the rest when the completion has ended.
         return_context: Collect the tokens for `Finished.context`.
+        request_id: The caller's, for the log.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class RequestAssembly:
         started: float,
         interval_s: float = 0.0,
         return_context: bool = False,
+        request_id: str = "",
     ) -> None:
+        self.request_id = request_id
         self._prepared = prepared
         self._piece = piece
         self._started = started

@@ -38,6 +38,10 @@ class BestOfAssembly:
         self._held = [_Held() for _ in range(n)]
 
     @property
+    def request_id(self) -> str:
+        return self._inner.request_id
+
+    @property
     def due(self) -> float | None:
         return self._inner.due
 

@@ -23,6 +23,8 @@ from donabe.runner.channel import Channel
 from donabe.runner.core import RunnerCore
 from donabe.runner.failures import failed_from
 from donabe.runner.load import drain_native_logs, load_model
+from donabe.runner.memory_plan import Planner
+from donabe.runner.log_format import ChildLines
 from donabe.runner.messages import ParentMessage
 from donabe.runner.threads import EventItem
 from donabe.types import ClassifyRequest, EmbedRequest, RerankRequest
@@ -42,6 +44,7 @@ class Child:
         self._core: RunnerCore | None = None
         self._ended = threading.Event()
         self._calls: dict[int, Future[Any]] = {}
+        self._planner: Planner | None = None  # between a plan and the load
 
     def run(self) -> int:
         """Until Shutdown, a fatal error, or the end of the parent. Returns the exit code."""
@@ -50,7 +53,10 @@ class Child:
             if message is None:
                 # Threads may be inside native code for seconds: don't wait for them, nobody reads their output.
                 os._exit(_EXIT_ORPHANED)
-            if isinstance(message, messages.Load):
+            if isinstance(message, messages.Plan):
+                threading.Thread(target=self._plan, args=(message,), name="donabe-plan", daemon=True).start()
+            elif isinstance(message, messages.Load):
+                self._planner = None
                 threading.Thread(target=self._load, args=(message,), name="donabe-load", daemon=True).start()
             elif isinstance(message, messages.Ping):
                 step_age_s = self._core.step_age_s if self._core is not None else 0.0
@@ -61,6 +67,22 @@ class Child:
                 self._dispatch(self._core, message)
 
     # --- loading -----------------------------------------------------------------------------------------------------
+
+    def _plan(self, message: messages.Plan) -> None:
+        """What can't be planned is left to the load, which fails in its own words or does not."""
+        smaller, plan = message.smaller, None
+        try:
+            if self._planner is None:
+                self._planner = Planner(message.spec, message.options)
+            if not (message.is_quick and self._planner.has_plenty):
+                plan = self._planner.plan(smaller)
+                if message.may_shrink and (found := self._planner.fit(plan)) is not None:
+                    smaller, plan = found
+        except Exception as error:
+            plan = None
+            logging.getLogger("donabe.runner").info("%s can't be planned: %s", message.spec.name, error)
+        self._send_logs()
+        self._channel.send(messages.Planned(smaller=smaller, plan=plan))
 
     def _load(self, message: messages.Load) -> None:
         try:
@@ -179,7 +201,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="donabe.runner.child", description="internal: a model's own process")
     parser.add_argument("--fd", required=True, help="connected socket to the parent")
     options = parser.parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ChildLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     code = Child(Channel(socket_from_parent(options.fd))).run()
     sys.stderr.flush()

@@ -144,7 +144,7 @@ class RunnerCore:
             self._engine.submit(engine_request)
         except BaseException as error:  # the terminal event is all that the caller will ever hear
             if not isinstance(error, DonabeError):
-                logger.exception("preparing request %d failed", id)
+                logger.exception("preparing request %d failed", id, extra={"request_id": request.scheduling.request_id})
             self._output.put_events(terminal_failure(id, error))
             return
         if self._live.get(id):  # cancelled while it was being submitted
@@ -160,6 +160,7 @@ class RunnerCore:
             started=started,
             interval_s=output.stream_interval_s,
             return_context=output.return_context,
+            request_id=request.scheduling.request_id,
         )
         if prepared.n_kept is None:
             return inner

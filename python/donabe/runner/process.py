@@ -21,13 +21,13 @@ from donabe.child_process import (
     python_command,
 )
 from donabe.errors import RunnerStartError
+from donabe.runner.log_format import parse_line
 
 logger = logging.getLogger("donabe.runner")
 
 CHILD_COMMAND = (python_command(), "-m", "donabe.runner.child")
 N_TAIL_LINES = 40
 _STREAM_LIMIT_BYTES = 1 << 20
-_LEVELS = {logging.getLevelName(level): level for level in (logging.INFO, logging.WARNING, logging.ERROR)}
 
 
 class ChildProcess:
@@ -136,8 +136,8 @@ class ChildProcess:
             if not line:
                 return
             text = line.decode("utf-8", "replace").rstrip()
-            if not text.startswith("INFO "):  # the child's own log format: not a reason for its end
-                self.output_tail.append(text)
-            word, _, rest = text.partition(" ")
-            said = rest if word in _LEVELS else text
-            logger.log(_LEVELS.get(word, logging.INFO), "runner %d: %s", self._process.pid, said)
+            level, request_id, said = parse_line(text)
+            if level is None or level > logging.INFO:  # what is only told is not a reason for its end
+                self.output_tail.append(said)
+            extra = {"request_id": request_id}
+            logger.log(level or logging.INFO, "runner %d: %s", self._process.pid, said, extra=extra)

@@ -184,7 +184,8 @@ class OutputThread:
         try:
             events = make()
         except Exception as error:  # this request's output can't be read: fail it alone
-            logger.exception("reading the output of request %d failed", id)
+            request_id = self._assemblies[id].request_id if id in self._assemblies else ""
+            logger.exception("reading the output of request %d failed", id, extra={"request_id": request_id})
             events = [failed_from(error)]
             self._cancel(id)
         self._append(id, events, items)

@@ -84,3 +84,9 @@ def test_cancelled_request_has_one_end() -> None:
 def test_best_of_below_n_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="best_of must be at least n, which is 3"):
         best_of_count(2, 3)
+
+
+def test_the_callers_id_is_that_of_the_request() -> None:
+    prepared = PreparedPrompt(tokens=np.array([7], np.int32), sampler_params={}, stops=(), max_tokens=None, n=2)
+    inner = RequestAssembly(prepared, lambda token: b"", started=0.0, request_id="req_7")
+    assert BestOfAssembly(inner, n=2, n_kept=1, with_logprobs=False).request_id == "req_7"

@@ -8,6 +8,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from tests.fakes.loaded_model import FakeEngine, FakeLoaded
 
@@ -16,7 +17,17 @@ from donabe.errors import ServerBusyError
 from donabe.runner.core import RunnerCore
 from donabe.runner.failures import is_terminal
 from donabe.runner.threads import EventItem
-from donabe.types import ChatRequest, Delta, Event, Failed, Finished, GenerateRequest, Message, OutputOptions
+from donabe.types import (
+    ChatRequest,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    Message,
+    OutputOptions,
+    Scheduling,
+)
 
 
 class Rig:
@@ -169,6 +180,18 @@ def test_failing_parser_ends_its_request_alone(rig: Rig) -> None:
     rig.core.start(2, ask())
     rig.wait()
     assert text_of(rig.events[2]) == "w0 w1 w2 "
+
+
+@pytest.mark.parametrize("fault", ["preparation", "parser"])
+def test_what_is_logged_about_a_request_has_its_id(rig: Rig, caplog: pytest.LogCaptureFixture, fault: str) -> None:
+    if fault == "parser":
+        rig.loaded.prompts.make_output = BrokenParser
+    request = ask("odd" if fault == "preparation" else "a", max_tokens=10**6)
+    request = msgspec.structs.replace(request, scheduling=Scheduling(request_id="req_7"))
+    rig.core.start(1, request)
+    rig.wait()
+    [record] = [record for record in caplog.records if record.name == "donabe.runner"]
+    assert vars(record)["request_id"] == "req_7"
 
 
 def test_stop_answers_everything_once_and_refuses_later_requests() -> None:

@@ -182,8 +182,10 @@ class FakeEmbedder:
 
     def embed(self, request: EmbedRequest) -> Future[EmbedResult]:
         future: Future[EmbedResult] = Future()
-        n = len(request.inputs)
-        future.set_result(EmbedResult(n_rows=n, n_embd=1, data=b"\0\0\x80?" * n, n_prompt_tokens=n))
+        each = tuple(len(str(text).split()) for text in request.inputs) if request.pooling == "none" else ()
+        n = sum(each) or len(request.inputs)
+        result = EmbedResult(n_rows=n, n_embd=1, data=b"\0\0\x80?" * n, n_prompt_tokens=n, n_rows_each=each)
+        future.set_result(result)
         return future
 
     def rerank(self, request: RerankRequest) -> Future[RerankResult]:

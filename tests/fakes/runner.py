@@ -95,6 +95,7 @@ class ScriptedRunner:
         self.n_closes = 0
         self.embedding: tuple[float, ...] = (0.6, 0.8, 0.0, 0.0)
         self.embed_error: DonabeError | None = None
+        self.n_rows_each: tuple[int, ...] = ()  # of requests with pooling none
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         return self._play(request)
@@ -124,9 +125,14 @@ class ScriptedRunner:
         if self.embed_error is not None:
             raise self.embed_error
         row = self.embedding[: request.dimensions or None]
-        data = array.array("f", row * len(request.inputs)).tobytes()
+        each = self.n_rows_each if request.pooling == "none" else ()
+        n_rows = sum(each) or len(request.inputs)
         return EmbedResult(
-            n_rows=len(request.inputs), n_embd=len(row), data=data, n_prompt_tokens=2 * len(request.inputs)
+            n_rows=n_rows,
+            n_embd=len(row),
+            data=array.array("f", row * n_rows).tobytes(),
+            n_prompt_tokens=2 * len(request.inputs),
+            n_rows_each=each,
         )
 
     async def rerank(self, request: RerankRequest) -> RerankResult:

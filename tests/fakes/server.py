@@ -20,12 +20,13 @@ from donabe.service.uploads import Uploads
 from donabe.store.models import ModelStore
 from donabe.types import Message, ModelSpec
 
-# C chats; T has tools and thinking; E embeds; S fills in the middle.
+# C chats; T has tools and thinking; E embeds; S fills in the middle; R ranks and classifies.
 MODELS = (
     make_spec("C:latest"),
     make_spec("T:latest", capabilities=("completion", "tools", "thinking"), modified_at=1_600_000_000.0),
     make_spec("E:latest", capabilities=("embedding",), modified_at=1_500_000_000.0),
     make_spec("S:latest", capabilities=("completion", "insert"), modified_at=1_400_000_000.0),
+    make_spec("R:latest", capabilities=("embedding", "rerank"), modified_at=1_350_000_000.0),
     make_spec(
         "P:latest",
         system="be brief",

@@ -147,6 +147,13 @@ _OPENAI_OPTIONS: dict[str, JsonObject] = {
 }
 _TOKEN_IDS = array_of({"type": "integer", "minimum": 0, "maximum": 2**31 - 1})
 
+_INPUTS = one_of(
+    STRING,
+    {**_TOKEN_IDS, "minItems": 1},
+    array_of(one_of(STRING, {**_TOKEN_IDS, "minItems": 1}), minItems=1),
+)
+_POOLING = enum("mean", "cls", "last")
+
 REQUESTS: dict[str, JsonObject] = {
     "Options": obj("", **{name: nullable(parameter_schema(parameter)) for name, parameter in PARAMETERS.items()}),
     "GenerateRequest": obj(
@@ -167,10 +174,33 @@ REQUESTS: dict[str, JsonObject] = {
         input=one_of(STRING, array_of(STRING)),
         truncate=BOOLEAN,
         dimensions=INTEGER,
+        pooling=_POOLING,
         keep_alive=_KEEP_ALIVE,
         options=ref("Options"),
     ),
-    "EmbeddingRequest": obj("model", model=STRING, prompt=STRING, keep_alive=_KEEP_ALIVE, options=ref("Options")),
+    "EmbeddingRequest": obj(
+        "model", model=STRING, prompt=STRING, pooling=_POOLING, keep_alive=_KEEP_ALIVE, options=ref("Options")
+    ),
+    "EmbeddingRows": obj(
+        "content",
+        model=STRING,
+        content=_INPUTS,
+        input=_INPUTS,
+        embd_normalize={"type": "integer", "enum": [-1, 2]},
+        encoding_format=enum("float"),
+        pooling=enum("none", "mean", "cls", "last"),
+        truncate=BOOLEAN,
+        keep_alive=_KEEP_ALIVE,
+        options=ref("Options"),
+    ),
+    "ClassifyRequest": obj(
+        "input",
+        model=STRING,
+        input=_INPUTS,
+        truncate_prompt_tokens={"type": "integer", "enum": [-1, 0]},
+        keep_alive=_KEEP_ALIVE,
+        options=ref("Options"),
+    ),
     "TokenizeRequest": obj("model text", model=STRING, text=STRING, add_special=BOOLEAN, parse_special=BOOLEAN),
     "DetokenizeRequest": obj("model tokens", model=STRING, tokens=_TOKEN_IDS),
     "RerankRequest": obj(
@@ -211,9 +241,10 @@ REQUESTS: dict[str, JsonObject] = {
     "OpenAIEmbeddingRequest": obj(
         "model input",
         model=STRING,
-        input=one_of(STRING, array_of(STRING, minItems=1), {**_TOKEN_IDS, "minItems": 1}),
+        input=_INPUTS,
         encoding_format=enum("float", "base64"),
         dimensions={"type": "integer", "minimum": 0},
+        pooling=_POOLING,
         user=STRING,
     ),
     "ResponsesRequest": obj(

@@ -15,7 +15,18 @@ from typing_extensions import Self, Unpack
 
 from donabe.errors import ClosedError, InvalidRequestError, ServerBusyError
 from donabe.llm import requests
-from donabe.llm.lifecycle import BATCH_WINDOW, RETRY_S, LocalModel, OnPull, embed_request, rows_of
+from donabe.llm.lifecycle import (
+    BATCH_WINDOW,
+    RETRY_S,
+    LocalModel,
+    OnPull,
+    Texts,
+    VectorPooling,
+    classes_of,
+    classify_request,
+    embed_request,
+    vectors_of,
+)
 from donabe.llm.options import ChatKwargs, GenerateKwargs, LoadKwargs, load_options
 from donabe.llm.requests import Conversation, MessageLike, Prompt
 from donabe.llm.results import Chunk, Completion, chunk_of, completion_of
@@ -150,22 +161,47 @@ class AsyncLLM:
 
     # --- vectors, scores, tokens -------------------------------------------------------------------------------------
 
+    @overload
     async def embed(
         self,
-        texts: str | Sequence[str | Sequence[int]],
+        texts: Texts,
+        *,
+        dimensions: int | None = ...,
+        truncate: bool = ...,
+        normalize: bool = ...,
+        pooling: VectorPooling | None = ...,
+    ) -> npt.NDArray[np.float32]: ...
+    @overload
+    async def embed(
+        self,
+        texts: Texts,
+        *,
+        dimensions: int | None = ...,
+        truncate: bool = ...,
+        normalize: bool = ...,
+        pooling: Literal["none"],
+    ) -> list[npt.NDArray[np.float32]]: ...
+    async def embed(
+        self,
+        texts: Texts,
         *,
         dimensions: int | None = None,
         truncate: bool = True,
         normalize: bool = True,
-    ) -> npt.NDArray[np.float32]:
-        """float32 (n_texts, n_embd); see `LLM.embed`."""
-        request = embed_request(texts, dimensions=dimensions, truncate=truncate, normalize=normalize)
-        return rows_of(await (await self._model()).runner.embed(request))
+        pooling: Literal["none"] | VectorPooling | None = None,
+    ) -> npt.NDArray[np.float32] | list[npt.NDArray[np.float32]]:
+        """float32 (n_texts, n_embd), with pooling none a list of (n_tokens, n_embd); see `LLM.embed`."""
+        request = embed_request(texts, dimensions=dimensions, truncate=truncate, normalize=normalize, pooling=pooling)
+        return vectors_of(await (await self._model()).runner.embed(request))
 
     async def rerank(self, query: str, documents: Sequence[str]) -> list[float]:
         """Relevance of each document; see `LLM.rerank`."""
         request = RerankRequest(query=query, documents=tuple(documents))
         return list((await (await self._model()).runner.rerank(request)).scores)
+
+    async def classify(self, texts: Texts, *, truncate: bool = False) -> list[dict[str, float]]:
+        """Labels with their probabilities for each text; see `LLM.classify`."""
+        return classes_of(await (await self._model()).runner.classify(classify_request(texts, truncate=truncate)))
 
     async def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of a text; see `LLM.tokenize`."""

@@ -6,12 +6,22 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from donabe.errors import ClosedError, UnsupportedError
 from donabe.llm.options import load_options
 from donabe.llm.requests import token_ids
-from donabe.types import EmbedRequest, EmbedResult, ModelInfo, ModelSpec, PullProgress, RunnerStatus
+from donabe.types import (
+    ClassifyRequest,
+    ClassifyResult,
+    EmbedPooling,
+    EmbedRequest,
+    EmbedResult,
+    ModelInfo,
+    ModelSpec,
+    PullProgress,
+    RunnerStatus,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +29,8 @@ if TYPE_CHECKING:
 
     from donabe.runner.local import LocalRunner
 
+Texts = str | Sequence[str | Sequence[int]]  # one text, or several, each of them text or token ids
+VectorPooling = Literal["mean", "cls", "last"]
 OnPull = Callable[[PullProgress], None]
 
 # Requests of one batch in flight at once: enough to fill the engine, few enough not to fill its waiting queue.
@@ -81,16 +93,40 @@ class LocalModel:
 
 
 def embed_request(
-    texts: str | Sequence[str | Sequence[int]], *, dimensions: int | None, truncate: bool, normalize: bool
+    texts: Texts, *, dimensions: int | None, truncate: bool, normalize: bool, pooling: EmbedPooling | None
 ) -> EmbedRequest:
-    """The request for one text or several (each of them text or token ids)."""
+    """The request for one text or several."""
+    return EmbedRequest(
+        inputs=_inputs_of(texts),
+        truncate=truncate,
+        normalize=normalize,
+        dimensions=dimensions or 0,
+        pooling=pooling or "",
+    )
+
+
+def classify_request(texts: Texts, *, truncate: bool) -> ClassifyRequest:
+    """The request for one text or several."""
+    return ClassifyRequest(inputs=_inputs_of(texts), truncate=truncate)
+
+
+def _inputs_of(texts: Texts) -> tuple[str | tuple[int, ...], ...]:
     items = [texts] if isinstance(texts, str) else list(texts)
-    inputs = tuple(item if isinstance(item, str) else token_ids(item, f"input[{i}]") for i, item in enumerate(items))
-    return EmbedRequest(inputs=inputs, truncate=truncate, normalize=normalize, dimensions=dimensions or 0)
+    return tuple(item if isinstance(item, str) else token_ids(item, f"input[{i}]") for i, item in enumerate(items))
 
 
-def rows_of(result: EmbedResult) -> npt.NDArray[np.float32]:
-    """float32 (n_rows, n_embd), writable."""
+def vectors_of(result: EmbedResult) -> npt.NDArray[np.float32] | list[npt.NDArray[np.float32]]:
+    """Writable float32 (n_inputs, n_embd); with pooling none a list of (n_tokens, n_embd)."""
     import numpy as np
 
-    return np.frombuffer(result.data, "<f4").reshape(result.n_rows, result.n_embd).astype(np.float32, copy=True)
+    rows = np.frombuffer(result.data, "<f4").reshape(result.n_rows, result.n_embd).astype(np.float32, copy=True)
+    if not result.n_rows_each:
+        return rows
+    ends = np.cumsum(result.n_rows_each)[:-1]
+    return [part.copy() for part in np.split(rows, ends)]
+
+
+def classes_of(result: ClassifyResult) -> list[dict[str, float]]:
+    """For each input its labels with their scores, the likeliest first."""
+    named = (zip(result.labels, scores, strict=True) for scores in result.scores)
+    return [dict(sorted(pairs, key=lambda pair: -pair[1])) for pairs in named]

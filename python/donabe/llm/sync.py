@@ -12,7 +12,18 @@ from typing_extensions import Self, Unpack
 
 from donabe.errors import InvalidRequestError, ServerBusyError
 from donabe.llm import requests
-from donabe.llm.lifecycle import BATCH_WINDOW, RETRY_S, LocalModel, OnPull, embed_request, rows_of
+from donabe.llm.lifecycle import (
+    BATCH_WINDOW,
+    RETRY_S,
+    LocalModel,
+    OnPull,
+    Texts,
+    VectorPooling,
+    classes_of,
+    classify_request,
+    embed_request,
+    vectors_of,
+)
 from donabe.llm.options import ChatKwargs, GenerateKwargs, LoadKwargs
 from donabe.llm.requests import Conversation, MessageLike, Prompt
 from donabe.llm.results import Chunk, Completion, chunk_of, completion_of
@@ -136,31 +147,66 @@ class LLM:
 
     # --- vectors and scores ------------------------------------------------------------------------------------------
 
+    @overload
     def embed(
         self,
-        texts: str | Sequence[str | Sequence[int]],
+        texts: Texts,
+        *,
+        dimensions: int | None = ...,
+        truncate: bool = ...,
+        normalize: bool = ...,
+        pooling: VectorPooling | None = ...,
+    ) -> npt.NDArray[np.float32]: ...
+    @overload
+    def embed(
+        self,
+        texts: Texts,
+        *,
+        dimensions: int | None = ...,
+        truncate: bool = ...,
+        normalize: bool = ...,
+        pooling: Literal["none"],
+    ) -> list[npt.NDArray[np.float32]]: ...
+    def embed(
+        self,
+        texts: Texts,
         *,
         dimensions: int | None = None,
         truncate: bool = True,
         normalize: bool = True,
-    ) -> npt.NDArray[np.float32]:
+        pooling: Literal["none"] | VectorPooling | None = None,
+    ) -> npt.NDArray[np.float32] | list[npt.NDArray[np.float32]]:
         """Embed one text or several.
 
         Args:
             dimensions: Keep only the first so many numbers of each vector.
             truncate: Cut texts that are too long, instead of raising ContextLengthError.
             normalize: Scale every vector to length 1.
+            pooling: How the rows of a text's tokens become its vector, instead of as the model was loaded: their
+                `mean`, that of the first (`cls`) or the `last` token; `none` leaves them apart.
 
         Returns:
-            float32 (n_texts, n_embd); one row for a single text.
+            float32 (n_texts, n_embd); one row for a single text. With pooling `none` a list of (n_tokens, n_embd), also
+            for a single text.
         """
-        request = embed_request(texts, dimensions=dimensions, truncate=truncate, normalize=normalize)
-        return rows_of(self._model.runner.call_embed(request).result())
+        request = embed_request(texts, dimensions=dimensions, truncate=truncate, normalize=normalize, pooling=pooling)
+        return vectors_of(self._model.runner.call_embed(request).result())
 
     def rerank(self, query: str, documents: Sequence[str]) -> list[float]:
         """Relevance of each document for the query, in the documents' order. Needs a reranking model."""
         request = RerankRequest(query=query, documents=tuple(documents))
         return list(self._model.runner.call_rerank(request).result().scores)
+
+    def classify(self, texts: Texts, *, truncate: bool = False) -> list[dict[str, float]]:
+        """Sort one text or several into the classes of a classifier.
+
+        Args:
+            truncate: Cut texts that are too long, instead of raising ContextLengthError.
+
+        Returns:
+            For each text its labels with their probabilities, the likeliest first. Several labels add up to 1.
+        """
+        return classes_of(self._model.runner.call_classify(classify_request(texts, truncate=truncate)).result())
 
     # --- tokens ------------------------------------------------------------------------------------------------------
 

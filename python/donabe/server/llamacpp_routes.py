@@ -9,14 +9,14 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from donabe.api import llamacpp
+from donabe.api import llamacpp, vectors
 from donabe.api.dialect import PLAIN_JSON
 from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.server.admission import caller_of
 from donabe.server.answers import AnswerResponse, ValueResponse
 from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, warning_headers
-from donabe.service.calls import ModelCall
+from donabe.service.calls import ClassifyCall, EmbedCall, ModelCall
 from donabe.service.inference import Inference, Reply
 from donabe.service.models import Models
 
@@ -24,7 +24,7 @@ AnyCall = TypeVar("AnyCall", bound=ModelCall)
 
 
 class LlamaCppRoutes:
-    """Infill and tokens over the use cases. A request that names no model gets the one in use."""
+    """Infill, tokens, token rows and classes over the use cases. A request that names no model gets the one in use."""
 
     def __init__(self, inference: Inference, models: Models, *, max_body_bytes: int, is_strict: bool = False) -> None:
         self._inference = inference
@@ -71,8 +71,31 @@ class LlamaCppRoutes:
 
         return _value(compute, decoded.warnings)
 
+    async def embedding(self, request: Request) -> Response:
+        decoded = vectors.decode_token_embedding(await read_body(request, self._max_body_bytes))
+        check_strict(decoded.warnings, is_strict=self._is_strict)
+        call = await self._with_model(request, decoded.call)
+
+        async def compute() -> bytes:
+            reply = await self._inference.embed(call)
+            assert reply.result is not None  # requests without input are refused
+            return vectors.token_embedding_body(reply.result)
+
+        return _value(compute, decoded.warnings)
+
+    async def classify(self, request: Request) -> Response:
+        decoded = vectors.decode_classify(await read_body(request, self._max_body_bytes))
+        check_strict(decoded.warnings, is_strict=self._is_strict)
+        call = await self._with_model(request, decoded.call)
+
+        async def compute() -> bytes:
+            return vectors.classify_body(call.model, await self._inference.classify(call))
+
+        return _value(compute, decoded.warnings)
+
     async def _with_model(self, request: Request, call: AnyCall) -> AnyCall:
-        model = call.model.strip() or await self._models.name_in_use()
+        for_vectors = isinstance(call, (EmbedCall, ClassifyCall))
+        model = call.model.strip() or await self._models.name_in_use(for_vectors=for_vectors)
         return replace(call, model=model, scheduling=caller_of(request).scheduling)
 
 

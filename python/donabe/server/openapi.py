@@ -101,6 +101,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/infill"): Operation("Fill in the middle", "openai", "InfillRequest", _SSE),
     ("POST", "/tokenize"): Operation("Tokens of a text", "openai"),
     ("POST", "/detokenize"): Operation("Text of tokens", "openai"),
+    ("POST", "/embedding"): Operation("Embed texts, with a row for every token if asked", "openai", "EmbeddingRows"),
+    ("POST", "/embeddings"): Operation("Embed texts, with a row for every token if asked", "openai", "EmbeddingRows"),
+    ("POST", "/classify"): Operation("Sort texts into a model's classes", "openai", "ClassifyRequest"),
     ("POST", "/v1/messages"): Operation("Make a message", "anthropic", "MessagesRequest", _SSE),
     ("POST", "/v1/messages/count_tokens"): Operation("Count a message's tokens", "anthropic", "CountTokensRequest"),
 }

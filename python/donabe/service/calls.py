@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from donabe.types import Constraint, Message, Scheduling, ThinkLevel, Tool, ToolChoice
+from donabe.types import Constraint, EmbedPooling, Message, Scheduling, ThinkLevel, Tool, ToolChoice
 
 Think = bool | ThinkLevel | None
 
@@ -95,6 +95,7 @@ class EmbedCall(ModelCall):
     truncate: bool = True
     normalize: bool = True
     dimensions: int = 0
+    pooling: EmbedPooling = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,3 +104,11 @@ class RerankCall(ModelCall):
 
     query: str = ""
     documents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyCall(ModelCall):
+    """Sort texts or token lists into a classifier's classes."""
+
+    inputs: tuple[str | tuple[int, ...], ...] = ()
+    truncate: bool = False

@@ -15,7 +15,7 @@ import msgspec
 
 from donabe.errors import CapabilityError, InvalidRequestError, RemoteModelError
 from donabe.pool.pool import Lease, ModelPool
-from donabe.service.calls import ChatCall, EmbedCall, GenerateCall, ModelCall, OutputCall, RerankCall
+from donabe.service.calls import ChatCall, ClassifyCall, EmbedCall, GenerateCall, ModelCall, OutputCall, RerankCall
 from donabe.service.contracts import ModelStore
 from donabe.service.echo import with_echo
 from donabe.service.forced_tools import as_tool_calls, with_forced_tools
@@ -26,6 +26,8 @@ from donabe.service.runner_requests import Prepared, chat_request, generate_requ
 from donabe.store.names import split_where
 from donabe.types import (
     ChatRequest,
+    ClassifyRequest,
+    ClassifyResult,
     EmbedRequest,
     EmbedResult,
     Event,
@@ -73,7 +75,7 @@ class EmbedReply:
 
 
 class Inference:
-    """Generate, chat, embed and rerank over the resident models.
+    """Generate, chat, embed, rerank and classify over the resident models.
 
     Args:
         stream_interval_s: Least time between two pieces of a streamed answer.
@@ -205,6 +207,7 @@ class Inference:
                     truncate=call.truncate,
                     normalize=call.normalize,
                     dimensions=call.dimensions,
+                    pooling=call.pooling,
                     scheduling=call.scheduling,
                 )
                 result = await lease.runner.embed(request)
@@ -222,6 +225,18 @@ class Inference:
         try:
             request = RerankRequest(query=call.query, documents=call.documents, scheduling=call.scheduling)
             return await lease.runner.rerank(request)
+        finally:
+            lease.release()
+
+    async def classify(self, call: ClassifyCall) -> ClassifyResult:
+        """The probability of each of the model's labels for every input."""
+        prepared = await self._prepare(call, embedding=True, pooling="rank")
+        if "rerank" not in prepared.spec.capabilities:  # what the store calls a classification head
+            raise _missing(prepared.spec, "classification")
+        lease = await self._lease(call, prepared)
+        try:
+            request = ClassifyRequest(inputs=call.inputs, truncate=call.truncate, scheduling=call.scheduling)
+            return await lease.runner.classify(request)
         finally:
             lease.release()
 

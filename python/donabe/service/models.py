@@ -87,14 +87,17 @@ class Models:
         ]
         return sorted(models, key=lambda model: (-int(model.expires_at), model.spec.name))
 
-    async def name_in_use(self) -> str:
+    async def name_in_use(self, *, for_vectors: bool = False) -> str:
         """The model meant by a client that names none: the loaded one used last, else the only one installed.
+
+        Args:
+            for_vectors: He wants embeddings or classes, so one loaded for those is meant.
 
         Raises:
             InvalidRequestError: There is no such single model.
         """
         for resident in self._pool.residents():
-            if not resident.options.embedding:
+            if resident.options.embedding == for_vectors:
                 return resident.spec.name
         installed = await self.installed()
         if len(installed) != 1:

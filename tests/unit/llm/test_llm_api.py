@@ -118,10 +118,21 @@ def test_vectors_scores_tokens(rig: Rig) -> None:
     rows[0] = 0  # the caller's own memory
     assert rig.llm.embed("a").shape == (1, 1)
     assert rig.llm.rerank("q", ["d", "e"]) == [0.5, 0.5]
+    assert [list(scores.items()) for scores in rig.llm.classify(["d", "e"])] == [[("yes", 0.75), ("no", 0.25)]] * 2
+    assert len(rig.llm.classify("d")) == 1
     assert rig.llm.tokenize("a b") == [0, 1]
     assert rig.llm.detokenize([1]) == "w1"
     assert rig.llm.info.architecture == "fake"
     assert rig.llm.status().n_running == 0
+
+
+def test_pooling_none_gives_a_matrix_for_each_text(rig: Rig) -> None:
+    matrices = rig.llm.embed(["a b c", "d"], pooling="none")
+    assert [(m.shape, m.dtype) for m in matrices] == [((3, 1), np.float32), ((1, 1), np.float32)]
+    matrices[0][:] = 0  # the caller's own memory, and apart from the others'
+    assert matrices[1][0, 0] == 1
+    assert [m.shape for m in rig.llm.embed("a b", pooling="none")] == [(2, 1)]
+    assert rig.llm.embed("a b", pooling="mean").shape == (1, 1)
 
 
 def test_every_method_refuses_after_close(rig: Rig) -> None:
@@ -135,6 +146,7 @@ def test_every_method_refuses_after_close(rig: Rig) -> None:
         lambda: list(llm.chat("a", stream=True)),
         lambda: llm.embed("a"),
         lambda: llm.rerank("q", ["d"]),
+        lambda: llm.classify("a"),
         lambda: llm.tokenize("a"),
         lambda: llm.detokenize([1]),
         llm.status,
@@ -207,6 +219,8 @@ async def test_async_completions_batches_and_streams(rig: Rig) -> None:
     assert "".join([chunk.text async for chunk in await rig.aio.chat("q", stream=True)]) == ALL
     assert (await rig.aio.embed(["a"])).shape == (1, 1)
     assert await rig.aio.rerank("q", ["d"]) == [0.5]
+    assert await rig.aio.classify("d") == [{"yes": 0.75, "no": 0.25}]
+    assert [m.shape for m in await rig.aio.embed(["a b", "c"], pooling="none")] == [(2, 1), (1, 1)]
     assert await rig.aio.detokenize(await rig.aio.tokenize("a b")) == "w0 w1"
     assert (await rig.aio.info()).n_ctx == 64
     assert (await rig.aio.status()).n_waiting == 0

@@ -12,7 +12,17 @@ from tests.fakes.loaded_model import FakeLoaded
 from donabe.errors import RunnerError
 from donabe.runner.failures import is_terminal
 from donabe.runner.local import LocalRunner
-from donabe.types import Delta, EmbedRequest, Event, Failed, Finished, GenerateRequest, OutputOptions, RerankRequest
+from donabe.types import (
+    ClassifyRequest,
+    Delta,
+    EmbedRequest,
+    Event,
+    Failed,
+    Finished,
+    GenerateRequest,
+    OutputOptions,
+    RerankRequest,
+)
 
 
 @pytest.fixture
@@ -88,6 +98,7 @@ async def test_cancelled_task_cancels(runner: LocalRunner, loaded: FakeLoaded) -
 async def test_single_answers(runner: LocalRunner) -> None:
     assert (await runner.embed(EmbedRequest(inputs=("a",)))).n_rows == 1
     assert (await runner.rerank(RerankRequest(query="q", documents=("d",)))).scores == (0.5,)
+    assert (await runner.classify(ClassifyRequest(inputs=("d",)))).labels == ("no", "yes")
     assert await runner.tokenize("a b") == [0, 1]
     assert await runner.detokenize([3]) == "w3"
     assert (await runner.status()).n_running == 0

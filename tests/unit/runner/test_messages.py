@@ -20,6 +20,7 @@ from donabe.runner import messages as m
 from donabe.runner.failures import error_from, failed_from, is_terminal
 from donabe.types import (
     ChatRequest,
+    ClassifyRequest,
     Delta,
     EmbedRequest,
     Failed,
@@ -49,6 +50,7 @@ TO_CHILD = [
     m.Start(id=3, request=CHAT),
     m.Start(id=4, request=EmbedRequest(inputs=("a", (1, 2)))),
     m.Start(id=5, request=RerankRequest(query="q", documents=("d",))),
+    m.Start(id=6, request=ClassifyRequest(inputs=("a", (1, 2)), truncate=True)),
     m.Cancel(id=3),
     m.Render(id=6, request=CHAT),
     m.Tokenize(id=7, text="t", parse_special=True),

@@ -414,6 +414,7 @@ class RunnerStatus(_Value, frozen=True, kw_only=True, omit_defaults=False):
     cache_ram_bytes: int = 0
     cache_disk_bytes: int = 0
     n_steps: int = 0
+    n_graphs_reused: int = 0  # of the steps, those that ran the graph of the one before with other inputs
     n_prompt_tokens: int = 0
     n_cached_tokens: int = 0
     n_output_tokens: int = 0

@@ -375,6 +375,7 @@ class FakeContext:
         self.n_seq_max = n_seq_max
         self.n_outputs_max = n_outputs_max
         self.kv_bytes_per_cell = 100
+        self.n_graphs_reused = 0
         self.clock = clock or FakeClock()
         self.memory = FakeMemory(model.memory_kind, model.n_swa, n_ctx, n_seq_max)
         self.n_evaluated = 0

@@ -107,6 +107,17 @@ def test_quantized_cache_is_smaller_and_close(tiny_model: ModelPath) -> None:
     assert_close(quantized.feed(0, PROMPT), exact.feed(0, PROMPT), tolerance=0.05)
 
 
+def test_reused_graphs_are_counted(tiny_model: ModelPath) -> None:
+    lab = Lab(tiny_model("llama"))
+    lab.feed(0, PROMPT[:10])
+    n_first = lab.context.n_graphs_reused
+    lab.feed(0, PROMPT[10:20], chunk=1)  # the first of them has a new shape
+    assert lab.context.n_graphs_reused - n_first == 9
+    lab.feed(0, PROMPT[20:24], chunk=2)
+    lab.feed(0, PROMPT[24:25])
+    assert lab.context.n_graphs_reused - n_first == 9 + 1
+
+
 def test_pooled_embeddings_do_not_depend_on_the_company(tiny_model: ModelPath) -> None:
     context = _core.Context(_core.Model(tiny_model("llama")), params(embeddings=True, pooling="mean", n_seq_max=4))
     batch = _core.Batch(64)

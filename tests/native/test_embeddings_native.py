@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ class Rig:
 
     def __init__(self, path: str, **options: Any) -> None:
         self.model = _core.Model(path)
-        self.embedder = Embedder(self.model, LoadOptions(n_threads=1, **options), self._open, _core.Batch)
+        options = {"n_threads": 1} | options
+        self.embedder = Embedder(self.model, LoadOptions(**options), self._open, _core.Batch)
 
     def _open(self, arguments: dict[str, Any]) -> _core.Context:
         return _core.Context(self.model, _core.ContextParams(**arguments))
@@ -147,6 +149,19 @@ def test_long_input_of_a_decoder_is_as_if_computed_at_once(
     in_chunks = make(path).embed(tokens, pooling=pooling)
     assert whole.shape == in_chunks.shape
     assert cosines(whole, in_chunks).min() >= SAME
+
+
+def test_threads_of_an_idle_embedder_use_no_processor(make: Callable[..., Rig], tmp_path: Path) -> None:
+    """They stand beside the engine's own: what they spin away after a batch is taken from running answers."""
+    path = random_bert(MEAN).write(tmp_path / "bert.gguf")
+    rig = make(path, n_threads=4)
+    spent = []
+    for _ in range(3):
+        rig.embed("w1 w2 w3")
+        started = time.process_time()  # of all threads of the process
+        time.sleep(0.2)
+        spent.append(time.process_time() - started)
+    assert min(spent) < 0.01
 
 
 def test_equal_inputs_get_equal_rows_in_their_places(make: Callable[..., Rig], tmp_path: Path) -> None:

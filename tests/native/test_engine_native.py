@@ -275,3 +275,21 @@ def test_built_engine_answers(path, options):
         engine.check()
     assert {o.request_id for o in outputs if o.last} == {"0", "1", "2", "3"}
     assert engine.status().n_output_tokens == 20
+
+
+@pytest.mark.parametrize("n_streams", [1, 4])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "mamba2", "lfm2"])
+def test_steps_of_the_same_shape_reuse_the_graph(tiny_model: Callable[[str], str], architecture, n_streams):
+    """Building a graph anew costs a decode step about as much as a small layer: only a new shape may pay it. The cells
+    that attention reads grow by the pad of the cache, 256, so 60 steps see at most one such change."""
+    bench = Bench(tiny_model(architecture))
+    for i in range(n_streams):
+        bench.submit(str(i), prompt(30, i), max_tokens=64)
+    while not all(bench.tokens[str(i)][0] for i in range(n_streams)):
+        bench.engine.step()
+    before = bench.engine.status()
+    for _ in range(50):
+        bench.engine.step()
+    after = bench.engine.status()
+    assert after.n_steps - before.n_steps == 50
+    assert after.n_graphs_reused - before.n_graphs_reused >= 48

@@ -137,6 +137,7 @@ class Engine:
             cache_ram_bytes=self._ram_bytes,
             cache_disk_bytes=cache.disk.tier.used_bytes if cache.disk is not None else 0,
             n_steps=counters.n_steps,
+            n_graphs_reused=self._context.n_graphs_reused,
             n_prompt_tokens=counters.n_prompt_tokens,
             n_cached_tokens=counters.n_cached_tokens,
             n_output_tokens=counters.n_output_tokens,

@@ -23,6 +23,7 @@ _GAP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0
 # name of the runner's counter -> (metric, help)
 _RUNNER_COUNTERS = {
     "n_steps": ("donabe_engine_steps_total", "Steps of the engine"),
+    "n_graphs_reused": ("donabe_engine_graphs_reused_total", "Steps that could reuse the graph of the one before"),
     "n_draft_tokens": ("donabe_draft_tokens_total", "Tokens proposed by speculation"),
     "n_draft_accepted": ("donabe_draft_accepted_total", "Proposed tokens that were accepted"),
     "n_preemptions": ("donabe_preemptions_total", "Sequences set aside for lack of room"),

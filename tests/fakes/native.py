@@ -38,6 +38,7 @@ class FakeModel:
     copy_period: int = 0  # the next token repeats the one so far back, where the history is as it should be
     decode_s: float = 0.010  # a step's fixed cost
     token_s: float = 0.001  # and of each token in it
+    copy_s: float = 0.0  # of each byte of a state that is saved or restored
 
 
 class Cell:
@@ -83,9 +84,12 @@ class StateBlob(bytes):
 class FakeMemory:
     """KV cells with owners, a sliding window or a recurrent state, as the kind has them."""
 
-    def __init__(self, kind: str, n_swa: int, n_cells: int, n_seq_max: int) -> None:
-        self.kind = kind
-        self.n_swa = n_swa
+    def __init__(self, model: FakeModel, n_cells: int, n_seq_max: int, clock: FakeClock) -> None:
+        self.kind = kind = model.memory_kind
+        self.n_swa = model.n_swa
+        self.copy_s = model.copy_s
+        self.clock = clock
+        self.n_copied_bytes = 0
         self.n_cells = n_cells
         self.n_seq_max = n_seq_max
         self.has_cells = kind not in ("recurrent", "none")
@@ -153,6 +157,8 @@ class FakeMemory:
             self.n_refused += 1
             return False
         self.n_forks += 1
+        if checkpoint is not None:
+            self._copy(checkpoint)
         origin = checkpoint.content if checkpoint is not None else source
         target = _Seq(n=n_tokens)
         target.cells = {p: c for p, c in source.cells.items() if p < n_tokens}
@@ -176,7 +182,12 @@ class FakeMemory:
         if not partial:
             copy.cells = {p: Cell(c.token) for p, c in seq.cells.items()}
         nbytes = 64 + self.bytes_per_token * (len(copy.cells) + len(copy.window))
-        return StateBlob.of(nbytes, partial, seq.n, copy)
+        return self._copy(StateBlob.of(nbytes, partial, seq.n, copy))
+
+    def _copy(self, blob: StateBlob) -> StateBlob:
+        self.clock.now += blob.nbytes * self.copy_s
+        self.n_copied_bytes += blob.nbytes
+        return blob
 
     def set_state(self, seq_id: int, blob: StateBlob) -> None:
         self.seqs[seq_id] = _Seq()
@@ -185,7 +196,7 @@ class FakeMemory:
             raise StateError("a partial state alone")
         if self.has_cells and self.n_used() + len(blob.content.cells) > self.n_cells:
             raise KvFullError("no room for the state")
-        content = blob.content
+        content = self._copy(blob).content
         cells = {p: Cell(c.token) for p, c in content.cells.items()}
         self.seqs[seq_id] = _Seq(cells, dict(content.window), content.state, content.n)
 
@@ -377,7 +388,7 @@ class FakeContext:
         self.kv_bytes_per_cell = 100
         self.n_graphs_reused = 0
         self.clock = clock or FakeClock()
-        self.memory = FakeMemory(model.memory_kind, model.n_swa, n_ctx, n_seq_max)
+        self.memory = FakeMemory(model, n_ctx, n_seq_max, self.clock)
         self.n_evaluated = 0
         self.batches: list[list[tuple[int, int]]] = []  # (seq_id, n_tokens) of every step
         self.fail_next: list[Exception] = []

@@ -101,7 +101,7 @@ def test_random_trace_loses_no_cell_and_changes_no_answer(
     bench = trace.bench
     assert set(bench.finals) == set(trace.asked)
     status = bench.engine.status()
-    has_evicted = bench.engine._cache.n_evictions > 0 or kind == "opaque"  # that one has no idle branches
+    has_evicted = bench.engine._cache.eviction.n_evictions > 0 or kind == "opaque"  # that one has no idle branches
     assert status.n_preemptions > 0 or kind == "opaque"
     assert has_evicted
     assert status.n_forks > 0 or kind == "opaque"

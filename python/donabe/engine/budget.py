@@ -10,6 +10,7 @@ from __future__ import annotations
 DEFAULT_LATENCY_S = 0.15
 MIN_CHUNK = 16  # progress is guaranteed, however slow the machine
 FIRST_CHUNK = 32  # before anything is measured
+MIN_COPY_S = 0.002  # likewise for copies of states
 MIN_PREFILL_STEP = 128  # smaller steps waste the matrix kernels
 ROW_TIMES_KEPT_STEPS = 500
 _SAFETY = 0.92  # of the bound: a step also costs Python and delivery
@@ -47,8 +48,15 @@ class StepBudget:
             return self._max_step_latency_s
         return max(DEFAULT_LATENCY_S, 2 * self.decode_s(n_rows))
 
-    def prefill_tokens(self, n_decode: int) -> int:
-        """Prompt tokens the next step may take beside n_decode decode rows."""
+    def copy_s(self, n_decode: int) -> float:
+        """Seconds that copies may take of a step with n_decode decode rows and the smallest chunk."""
+        return max(self._spare_s(n_decode) - MIN_CHUNK * self._cost_s, MIN_COPY_S)
+
+    def _spare_s(self, n_decode: int) -> float:
+        return self.latency_bound_s(n_decode) * _SAFETY - self.decode_s(n_decode)
+
+    def prefill_tokens(self, n_decode: int, copy_s: float = 0.0) -> int:
+        """Prompt tokens the next step may take beside n_decode decode rows and copy_s seconds of copies."""
         room = self._n_batch - n_decode
         if room <= 0:
             return 0
@@ -56,9 +64,10 @@ class StepBudget:
             return min(room, self._unhurried())
         if not self._cost_s:
             return min(room, FIRST_CHUNK)
-        spare_s = self.latency_bound_s(n_decode) * _SAFETY - self.decode_s(n_decode)
-        chunk = int(spare_s / self._cost_s) // _GRAIN * _GRAIN
+        chunk = int((self._spare_s(n_decode) - copy_s) / self._cost_s) // _GRAIN * _GRAIN
         chunk = max(chunk, MIN_CHUNK)
+        if copy_s:
+            return min(room, chunk)
         if abs(chunk - self._last_chunk) <= _STICKY * self._last_chunk and chunk >= self._last_chunk:
             chunk = self._last_chunk
         self._last_chunk = chunk

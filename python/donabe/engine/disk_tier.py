@@ -42,7 +42,7 @@ PENDING_BYTES = 512 << 20  # states that wait to be written
 MIN_FREE_BYTES = 1 << 30  # of the file system, left to others
 N_CHECKPOINTS = 4  # kept of a path: the first, and the last ones
 STALE_TEMP_S = 600.0
-INDEX_WAIT_S = 2.0
+MOMENT_S = 0.02
 FIRST_RATE = 200e6  # bytes read per second, before anything is measured
 
 
@@ -102,6 +102,7 @@ class DiskTier:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="donabe-prefix-write")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="donabe-prefix-read")
         self._writes: set[Future[None]] = set()
+        self._stuck: Future[Loaded | None] | None = None  # nothing is read while this has no end
         self._indexed = self._reader.submit(self._load_index)
 
     # --- engine thread ---
@@ -112,6 +113,14 @@ class DiskTier:
         with self._lock:
             return sum(stored.n_bytes for stored in self._index)
 
+    @property
+    def is_indexed(self) -> bool:
+        """Before, nothing is found and nothing is stored."""
+        return self._indexed.done()
+
+    def wait_for_index(self, timeout_s: float) -> bool:
+        return not wait([self._indexed], timeout_s).not_done
+
     def reach(self, key: Key, tokens: Int32Array) -> int:
         """How many of the tokens a stored or soon stored prefix covers."""
         return max((s.reach(tokens, can_cut=self._can_cut) for s in self._of(key)), default=0)
@@ -120,7 +129,7 @@ class DiskTier:
         self, key: Key, tokens: Int32Array, k_have: int, *, n_cells_max: int, token_s: float = 0.0
     ) -> Stored | None:
         """The file worth reading for these tokens, of which k_have are at hand; token_s is what computing one takes."""
-        if len(tokens) < max(MIN_STORE_TOKENS, k_have + MIN_GAIN_TOKENS):
+        if not self.is_worth_reading(len(tokens), k_have) or (self._stuck is not None and not self._stuck.done()):
             return None
         best: tuple[int, int, Stored] | None = None
         for stored in self._of(key):
@@ -129,19 +138,36 @@ class DiskTier:
             k = stored.reach(tokens, can_cut=self._can_cut)
             if best is None or (k, -stored.n_bytes) > best[:2]:
                 best = (k, -stored.n_bytes, stored)
-        if best is None or best[0] < max(MIN_STORE_TOKENS, k_have + MIN_GAIN_TOKENS):
+        if best is None or not self.is_worth_reading(best[0], k_have):
             return None
-        pays = not token_s or best[2].n_bytes / self._rate < (best[0] - k_have) * token_s
+        pays = not token_s or self.read_s(best[2]) < (best[0] - k_have) * token_s
         return best[2] if pays else None
+
+    @staticmethod
+    def is_worth_reading(n_tokens: int, k_have: int) -> bool:
+        return n_tokens >= max(MIN_STORE_TOKENS, k_have + MIN_GAIN_TOKENS)
+
+    def read_s(self, stored: Stored) -> float:
+        """How long reading it will take, by what reading took so far."""
+        return stored.n_bytes / self._rate
 
     def read(self, stored: Stored) -> Future[Loaded | None]:
         """Begin reading a file. The result is None when it is not what it should be; it is deleted then."""
         return self._reader.submit(self._read, stored)
 
+    @staticmethod
+    def wait_a_moment(reading: Future[Loaded | None]) -> None:
+        wait([reading], MOMENT_S)
+
+    def stop_reading_until(self, reading: Future[Loaded | None]) -> None:
+        """This one has taken too long: read nothing more before it has come to an end."""
+        log.warning("reading a stored prefix takes too long; prompts are computed instead")
+        self._stuck = reading
+
     def wants(self, key: Key, tokens: Int32Array) -> bool:
         """Whether a path is worth storing: long enough, and clearly longer than what is there."""
         n = len(tokens)
-        if self._is_off or n < MIN_STORE_TOKENS or key[1].startswith("\0"):
+        if self._is_off or not self.is_indexed or n < MIN_STORE_TOKENS or key[1].startswith("\0"):
             return False
         return self.reach(key, tokens) + max(MIN_GAIN_TOKENS, n // 8) <= n
 
@@ -183,8 +209,6 @@ class DiskTier:
         self._reader.shutdown(wait=False, cancel_futures=True)
 
     def _of(self, key: Key) -> list[Stored]:
-        if not self._indexed.done():
-            wait([self._indexed], INDEX_WAIT_S)
         scope = self._scope(key, make=False)
         with self._lock:
             return [stored for stored in self._index if stored.scope == scope]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from donabe.engine.api import Publish
 from donabe.engine.budget import RowTimes, StepBudget
 from donabe.engine.compaction import Compactor
+from donabe.engine.copies import Copies
 from donabe.engine.disk_tier import DiskTier
 from donabe.engine.draft_model import DraftModel
 from donabe.engine.inbox import Inbox
@@ -74,13 +76,15 @@ class Engine:
         self._batch = native.Batch(context.n_batch)
         self._n_ctx = min(options.n_ctx_per_request or context.n_ctx, context.n_ctx)
         self._ram = RamTier(options.cache_ram_bytes)
+        copies = Copies(context.memory, clock, bytes_per_cell=context.kv_bytes_per_cell, has_cells=kind.counts_cells)
         self._cache = PrefixCache(
-            context.memory,
             kind,
+            copies,
             n_cells=context.n_ctx,
             n_seq_max=context.n_seq_max,
             ram=self._ram,
             keep_idle=options.prefix_cache,
+            idle_bytes=options.cache_pool_bytes,
             disk=disk if options.prefix_cache else None,
         )
         self._budget = StepBudget(context.n_batch, options.max_step_latency_s, options.max_prefill_step_s)
@@ -158,6 +162,7 @@ class Engine:
 
     def step(self) -> bool:
         started = self._clock()
+        self._scheduler.begin_step(started)
         self._drain_inbox(started)
         plan = self._scheduler.schedule(started)
         self._follow_plan(plan, started)
@@ -172,6 +177,8 @@ class Engine:
             now = self._clock()
             self._follow_plan(self._scheduler.relieve(now), now)
             self._flush()
+            if self._cache.disk is not None:
+                self._cache.disk.wait()
             return False
         except NativeError as error:
             self.fail_all(error)
@@ -254,9 +261,9 @@ class Engine:
         """Move the counters, then hand out what was sampled."""
         scheduler = self._scheduler
         for sequence in plan.decode:
-            scheduler.advance(sequence, 1, now)
+            scheduler.advance(sequence, 1)
         for chunk in plan.chunks:
-            scheduler.advance(chunk.sequence, chunk.n_tokens, now)
+            scheduler.advance(chunk.sequence, chunk.n_tokens)
         drafted = {draft.sequence.seq_id: draft for draft in plan.drafts}
         tokens, counts, finish = result.tokens.tolist(), result.counts.tolist(), result.finish.tolist()
         texts, stops, logprobs = result.text, result.stop_index.tolist(), result.logprobs
@@ -268,7 +275,7 @@ class Engine:
             if sequence is None:
                 continue  # its request failed with a sibling earlier in this loop
             if seq_id in drafted:
-                self._learn(drafted[seq_id], len(new), now)
+                self._learn(drafted[seq_id], len(new))
             sequence.buffer.extend(new)
             sequence.n_output += len(new)
             if sequence.first_token is None:
@@ -286,10 +293,10 @@ class Engine:
             if sequence.n_total >= self._n_ctx:
                 self._shift(sequence, now)
 
-    def _learn(self, draft: Draft, n_new: int, now: float) -> None:
+    def _learn(self, draft: Draft, n_new: int) -> None:
         """n_new - 1 guesses were right; as many rows plus the known token's are computed and stay in memory."""
         sequence, n_drafted = draft.sequence, len(draft.tokens) - 1
-        self._scheduler.advance(sequence, n_new, now)
+        self._scheduler.advance(sequence, n_new)
         sequence.n_drafted += n_drafted
         sequence.n_accepted += n_new - 1
         self._counters.n_draft_tokens += n_drafted

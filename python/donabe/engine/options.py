@@ -18,7 +18,7 @@ class EngineOptions:
         n_ctx_per_request: Prompt and output tokens of one sequence; None = the whole pool.
         n_waiting_max: Requests that may wait; one more is refused with ServerBusyError.
         prefix_cache: Keep the cells of finished requests for later ones with the same prefix.
-        cache_cells: Cells that idle prefixes may hold; None = all that running requests leave.
+        cache_pool_bytes: Bytes of the pool that idle prefixes may hold; None = all that running requests leave.
         cache_ram_bytes: State blobs in RAM: checkpoints, preempted sequences, prefixes evicted from the pool.
         max_step_latency_s: Bound on the gap between two tokens of a running stream while prompts are prefilled;
             None = the larger of 0.15 s and twice the undisturbed step.
@@ -32,7 +32,7 @@ class EngineOptions:
     n_ctx_per_request: int | None = None
     n_waiting_max: int = 512
     prefix_cache: bool = True
-    cache_cells: int | None = None
+    cache_pool_bytes: int | None = None
     cache_ram_bytes: int = 256 * MIB
     max_step_latency_s: float | None = None
     max_prefill_step_s: float = 1.0
@@ -44,7 +44,7 @@ class EngineOptions:
         _check("n_parallel", self.n_parallel, 1)
         _check("n_ctx_per_request", self.n_ctx_per_request, 2)
         _check("n_waiting_max", self.n_waiting_max, 1)
-        _check("cache_cells", self.cache_cells, 0)
+        _check("cache_pool_bytes", self.cache_pool_bytes, 0)
         _check("cache_ram_bytes", self.cache_ram_bytes, 0)
         _check("headroom_tokens", self.headroom_tokens, 1)
         _check("n_draft_max", self.n_draft_max, 0)

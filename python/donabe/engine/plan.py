@@ -58,6 +58,11 @@ class Plan:
         return len(self.decode) + sum(len(draft.tokens) for draft in self.drafts)
 
     @property
+    def n_step_rows(self) -> int:
+        """`n_rows`, and those for which the draft model is still to be asked."""
+        return self.n_rows + sum(1 + n for _, n in self.guessing)
+
+    @property
     def n_prefill(self) -> int:
         return sum(chunk.n_tokens for chunk in self.chunks)
 

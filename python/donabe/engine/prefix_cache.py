@@ -10,38 +10,20 @@ Where forks need a state (sliding window, recurrent), checkpoints are taken at t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
+from donabe.engine.copies import Copies
 from donabe.engine.disk_exchange import DiskExchange
 from donabe.engine.disk_tier import DiskTier
+from donabe.engine.eviction import Eviction
+from donabe.engine.fork_points import MIN_SAVE_TOKENS, ForkPoint, ForkPoints
 from donabe.engine.kinds import MemoryKind
 from donabe.engine.radix import Branch, Key, RadixTree
-from donabe.engine.ram_tier import Entry, RamTier, Saved
+from donabe.engine.ram_tier import RamTier, Saved
 from donabe.engine.seq_ids import SeqIds
 from donabe.engine.tokens import Int32Array, TokenBuffer
 from donabe.errors import KvFullError, StateError
 
-if TYPE_CHECKING:
-    from donabe._core import Memory
-
 UNLIMITED = 1 << 40
 MIN_CHECKPOINT_TOKENS = 16  # a shorter prefix is cheaper to compute again than to keep
-MIN_SAVE_TOKENS = 64  # likewise for whole states that leave the pool
-CUT_GRAIN = 256  # cells taken off a long idle prefix at once: each cut walks the whole pool
-
-
-@dataclass(frozen=True, slots=True)
-class ForkPoint:
-    """Where a sequence could start: after the first k tokens of a branch, or of an entry in the RAM tier."""
-
-    k: int
-    source: Branch[Saved] | None = None
-    checkpoint: Saved | None = None
-    entry: Entry | None = None
-
-
-NOWHERE = ForkPoint(0)
 
 
 class PrefixCache:
@@ -49,25 +31,28 @@ class PrefixCache:
 
     def __init__(
         self,
-        memory: Memory | None,
         kind: MemoryKind,
+        copies: Copies,
         *,
         n_cells: int,
         n_seq_max: int,
         ram: RamTier,
         keep_idle: bool = True,
+        idle_bytes: int | None = None,
         disk: DiskTier | None = None,
     ) -> None:
-        self._memory = memory
+        self._memory = copies.memory
         self.kind = kind
         self.tree: RadixTree[Saved] = RadixTree()
         self.seq_ids = SeqIds(n_seq_max)
         self.n_cells = n_cells if kind.counts_cells else UNLIMITED
         self.ram = ram
-        self.disk = DiskExchange(disk, ram, memory, self.n_cells) if disk is not None else None
+        self.copies = copies
+        self.disk = DiskExchange(disk, ram, copies, self.n_cells) if disk is not None else None
+        self._points = ForkPoints(copies.memory, kind, self.tree, ram)
         self._keep_idle = keep_idle
         self.n_forks = 0
-        self.n_evictions = 0
+        self.eviction = Eviction(self, idle_bytes=0 if kind.keeps_blobs else idle_bytes)
 
     # --- accounting ---
 
@@ -80,69 +65,27 @@ class PrefixCache:
         """Cells that only idle branches hold."""
         return sum(node.p1 - node.p0 for node in self.tree.nodes() if all(branch.is_idle for branch in node.branches))
 
+    @property
+    def n_idle_bytes(self) -> int:
+        """What idle branches hold of the context's memory; 1 a branch where that is not known."""
+        if self.kind.counts_cells and self.copies.bytes_per_cell:
+            return self.n_idle * self.copies.bytes_per_cell
+        return sum(branch.is_idle for branch in self.tree.branches) * max(self.copies.partial_bytes, 1)
+
     # --- lookup ---
 
     def find(self, key: Key, tokens: Int32Array, limit: int) -> list[ForkPoint]:
         """Places to start from, best first, each covering at most `limit` of the tokens. Changes nothing."""
-        if limit <= 0:
-            return []
-        tokens = tokens[:limit]
-        points = self._in_pool(key, tokens) if self.kind.shares else []
-        points.extend(self._in_ram(key, tokens, max((p.k for p in points), default=0)))
-        points.sort(key=lambda p: (-p.k, p.entry is not None, p.checkpoint is not None))
-        return points
-
-    def _in_pool(self, key: Key, tokens: Int32Array) -> list[ForkPoint]:
-        points: list[ForkPoint] = []
-        for overlap in self.tree.lookup(key, tokens):
-            node, k = overlap.node, overlap.n_equal
-            for branch in node.branches:
-                if k > 0 and self._can_fork(branch, k):
-                    points.append(ForkPoint(k, branch))
-                    break
-            for position, saved in node.checkpoints.items():
-                if position <= k and saved.blob is not None:
-                    points.append(ForkPoint(position, next(iter(node.branches)), saved))
-        return points
-
-    def _can_fork(self, branch: Branch[Saved], k: int) -> bool:
-        """Whether it is worth asking the native side, which knows for sure."""
-        if self.kind.any_point or k == branch.n:
-            return True
-        if not self.kind.window:
-            return False
-        assert self._memory is not None
-        return self._memory.pos_min(branch.seq_id) <= max(0, k - self.kind.window + 1)
-
-    def _in_ram(self, key: Key, tokens: Int32Array, k_pool: int) -> list[ForkPoint]:
-        points: list[ForkPoint] = []
-        for hit in self.ram.lookup(key, tokens, self.disk.guests if self.disk is not None else ()):
-            entry, reach = hit.entry, hit.n_equal
-            if reach < k_pool + MIN_SAVE_TOKENS:
-                break
-            if reach == entry.state.n_tokens or self.kind.can_cut:
-                points.append(ForkPoint(reach, entry=entry))
-            fitting = [k for k, saved in entry.checkpoints.items() if k <= reach and saved.blob is not None]
-            if fitting and max(fitting) >= k_pool + MIN_SAVE_TOKENS:
-                points.append(ForkPoint(max(fitting), entry=entry, checkpoint=entry.checkpoints[max(fitting)]))
-        return points
+        return self._points.find(key, tokens, limit, self.disk.guests if self.disk is not None else ())
 
     def find_on_disk(
-        self,
-        key: Key,
-        tokens: Int32Array,
-        limit: int,
-        points: list[ForkPoint],
-        *,
-        token_s: float,
-        wait: bool,
-        now: float,
+        self, key: Key, tokens: Int32Array, limit: int, points: list[ForkPoint], *, token_s: float, now: float
     ) -> list[ForkPoint] | None:
         """The points, and those of a clearly longer prefix on disk; None while that is being read."""
         if self.disk is None or limit <= 0:
             return points
         k = points[0].k if points else 0
-        if self.disk.fetch(key, tokens[:limit], k, token_s=token_s, wait=wait, now=now):
+        if self.disk.fetch(key, tokens[:limit], k, token_s=token_s, now=now):
             return None
         return self.find(key, tokens, limit) if self.disk.guests else points
 
@@ -164,7 +107,7 @@ class PrefixCache:
         assert self._memory is not None and source is not None
         seq_id = self.seq_ids.allocate()
         try:
-            forked = self._memory.fork(source.seq_id, seq_id, point.k, saved.blob if saved is not None else None)
+            forked = self.copies.fork(source.seq_id, seq_id, point.k, saved.blob if saved is not None else None)
         except (KvFullError, StateError):  # a checkpoint whose cells don't fit now
             forked = False
         if not forked:
@@ -202,10 +145,9 @@ class PrefixCache:
         """A branch of a saved state's tokens, with cells of its own; None when the blob is gone or does not fit."""
         if saved.blob is None or not self.seq_ids.n_free or self.n_free < saved.n_tokens:
             return None
-        assert self._memory is not None
         seq_id = self.seq_ids.allocate()
         try:
-            self._memory.set_state(seq_id, saved.blob)
+            self.copies.restore(seq_id, saved.blob)
         except (KvFullError, StateError) as error:
             self.seq_ids.release(seq_id)
             if self.disk is not None and isinstance(error, StateError):
@@ -216,35 +158,35 @@ class PrefixCache:
         self.tree.extend(branch, saved.n_tokens)
         return branch
 
-    def save(self, branch: Branch[Saved], now: float) -> Saved | None:
-        """Copy a branch's whole state to the RAM tier; None when it is too large for it."""
-        if self._memory is None:
-            return None
-        try:
-            return self.ram.keep(self._memory.get_state(branch.seq_id), branch.n, now)
-        except StateError:
-            return None
+    def checkpoint(self, branch: Branch[Saved], now: float) -> bool:
+        """Keep what a fork at the branch's current end will need, for kinds whose forks need it.
 
-    def checkpoint(self, branch: Branch[Saved], now: float) -> None:
-        """Keep what a fork at the branch's current end will need, for kinds whose forks need it."""
-        k = branch.n
-        if not self.kind.wants_checkpoints or k < MIN_CHECKPOINT_TOKENS:
-            return
+        False when this step has no time left for it, but the next one may: call it again then.
+        """
+        k, copies = branch.n, self.copies
+        if not self.kind.wants_checkpoints or k < MIN_CHECKPOINT_TOKENS or not self.ram.fits(copies.partial_bytes):
+            return True
         node = branch.leaf if branch.leaf.p0 < k else branch.leaf.parent
-        assert node is not None and self._memory is not None
+        assert node is not None
         old = node.checkpoints.get(k)
         if old is not None and old.blob is not None:
-            return
-        saved = self.ram.keep(self._memory.get_state(branch.seq_id, partial=True), k, now)
+            return True
+        if copies.partial_bytes > copies.n_savable_bytes():
+            return copies.partial_bytes > copies.n_savable_bytes(alone=True)
+        saved = self.ram.keep(copies.save(branch.seq_id, partial=True), k, now)
         if saved is not None and node.parent is not None:
             node.checkpoints[k] = saved
+        return True
 
     def retire(self, branch: Branch[Saved], now: float) -> None:
-        """The branch's sequence is done: keep it as an idle branch if a later request can gain from it."""
+        """The branch's sequence is done: keep it as an idle branch if a later request can gain from it.
+
+        Where only blobs are kept, it stays until `Eviction.trim_idle` has copied it.
+        """
         branch.last_used = now
-        if self._keep_idle and self.kind.keeps_blobs and branch.n >= MIN_SAVE_TOKENS:
-            self._spill(branch, now)
-        if not self._keep_idle or not self.kind.shares or branch.n < MIN_CHECKPOINT_TOKENS or self._is_covered(branch):
+        n_least = MIN_SAVE_TOKENS if self.kind.keeps_blobs else MIN_CHECKPOINT_TOKENS
+        is_kept = self._keep_idle and (self.kind.shares or self.kind.keeps_blobs)
+        if not is_kept or branch.n < n_least or self._is_covered(branch):
             self.drop(branch)
             return
         branch.is_idle = True
@@ -311,74 +253,18 @@ class PrefixCache:
         self.seq_ids.release(target)
         return moved
 
-    # --- room ---
-
-    def make_room(self, n_cells: int, n_ids: int, now: float, keep: Branch[Saved] | None = None) -> bool:
-        """Evict idle branches, least recently used first, until so many cells and ids are free."""
-        while self.n_free < n_cells or self.seq_ids.n_free < n_ids:
-            victim = self._victim(keep, for_cells=self.seq_ids.n_free >= n_ids)
-            if victim is None:
-                return False
-            self._evict(victim, n_cells - self.n_free if self.seq_ids.n_free >= n_ids else 0, now)
-        return True
-
-    def evict_one(self, now: float) -> bool:
-        """Evict the least recently used idle branch; False when there is none."""
-        victim = self._victim(None, for_cells=True)
-        if victim is None:
-            return False
-        self._evict(victim, 0, now)
-        return True
-
-    def trim_idle(self, n_cells: int, now: float) -> None:
-        """Evict until idle branches hold at most n_cells."""
-        while self.n_idle > n_cells:
-            victim = self._victim(None, for_cells=True)
-            if victim is None:
-                return
-            self._evict(victim, 0, now)
-
-    def _victim(self, keep: Branch[Saved] | None, *, for_cells: bool) -> Branch[Saved] | None:
-        idle = [b for b in self.tree.branches if b.is_idle and b is not keep]
-        if for_cells:
-            idle = [b for b in idle if b.n_exclusive > 0] or idle
-        return min(idle, key=lambda b: b.last_used, default=None)
-
-    def _evict(self, branch: Branch[Saved], n_wanted: int, now: float) -> None:
-        """Shorten the branch by the wanted cells if the rest is still worth an id, else move it to RAM or drop it."""
-        self.n_evictions += 1
-        exclusive = branch.n_exclusive
-        n_cut = max(n_wanted, CUT_GRAIN)
-        if self.kind.can_cut and n_wanted > 0 and n_cut * 2 <= exclusive:
-            if self.disk is not None:
-                self.disk.store(branch)
-            self.cut(branch, branch.n - n_cut)
-            return
-        if exclusive >= MIN_SAVE_TOKENS or (self.kind.wants_checkpoints and branch.n >= MIN_SAVE_TOKENS):
-            self._spill(branch, now)
-        self.drop(branch)
-
-    def _spill(self, branch: Branch[Saved], now: float) -> None:
-        saved = self.save(branch, now)
-        if self.disk is not None:
-            self.disk.store(branch, saved.blob if saved is not None else None)
-        if saved is None:
-            return
-        saved.last_used = branch.last_used
-        entry = Entry(branch.key, branch.buffer.view(0, branch.n).copy(), saved)
-        for node in branch.path():
-            entry.checkpoints.update(node.checkpoints)
-        self.ram.add(entry, covers_prefixes=self.kind.any_point)
-
     # --- the disk tier ---
 
     def store_idle(self, now: float) -> None:
         """Upkeep while nothing runs: idle branches are copied to the disk tier, one turn at a time."""
+        self.copies.begin_step(None)
+        self.eviction.trim_idle(now)
         if self.disk is not None:
             self.disk.store_idle(self.tree.branches, now)
 
     def close_disk(self) -> None:
         """Copy what is idle to the disk tier, last used first, and wait for the writing; both for a bounded time."""
+        self.copies.begin_step(None)
         if self.disk is not None:
             self.disk.close(self.tree.branches)
 

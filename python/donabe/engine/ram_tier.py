@@ -60,13 +60,17 @@ class RamTier:
     def used_bytes(self) -> int:
         return sum(saved.nbytes for saved in self._saved)
 
-    def fits(self, nbytes: int) -> bool:
-        """Whether one blob of that size is worth keeping: it must leave room for others."""
-        return nbytes * 2 <= self._budget_bytes
+    def fits(self, nbytes: int, *, is_needed: bool = False) -> bool:
+        """Whether one blob of that size is worth keeping. `is_needed`: it will be used for sure.
 
-    def keep(self, blob: StateBlob, n_tokens: int, now: float) -> Saved | None:
+        Any other may take more than half of the budget only while nothing has to be dropped for it.
+        """
+        most = self._budget_bytes if is_needed else max(self._budget_bytes // 2, self._budget_bytes - self.used_bytes)
+        return nbytes <= most and self._budget_bytes > 0
+
+    def keep(self, blob: StateBlob, n_tokens: int, now: float, *, is_needed: bool = False) -> Saved | None:
         """Account for a blob, dropping older ones for it; None when it is too large."""
-        if not self.fits(blob.nbytes):
+        if not self.fits(blob.nbytes, is_needed=is_needed):
             return None
         self._make_room(blob.nbytes)
         saved = Saved(blob, n_tokens, now)

@@ -8,19 +8,19 @@ sequence is preempted. Pool operations go through the prefix cache. Engine threa
 from __future__ import annotations
 
 from donabe.engine.admission import WaitingQueue
-from donabe.engine.budget import StepBudget
+from donabe.engine.budget import MIN_CHUNK, StepBudget
+from donabe.engine.followers import MIN_FOLLOW_TOKENS, add_cuts, follow, is_following
+from donabe.engine.fork_points import NOWHERE, ForkPoint
 from donabe.engine.options import EngineOptions
 from donabe.engine.plan import Chunk, Draft, Moved, Plan
-from donabe.engine.prefix_cache import MIN_CHECKPOINT_TOKENS, NOWHERE, ForkPoint, PrefixCache
+from donabe.engine.prefill import PrefillTurns
+from donabe.engine.prefix_cache import PrefixCache
 from donabe.engine.sequence import Call, Sequence, State
 from donabe.engine.speculation import Drafter, Speculation
-from donabe.engine.tokens import TokenBuffer, common_prefix
+from donabe.engine.tokens import TokenBuffer
 from donabe.types import FinishReason
 
-MIN_FOLLOW_TOKENS = 32  # waiting for another's prefill must save at least so many prompt tokens
-MIN_SHARE = 16  # smallest chunk a prefilling sequence gets when several share a step
-CUT_SPACING = 256  # between two checkpoint positions of a prompt
-CUT_EVERY = 4096  # checkpoints inside long messages
+MAX_DEFERRED_STEPS = 8  # an admission waits so many steps for the time of a copy, then goes without it
 
 
 class Scheduler:
@@ -39,6 +39,9 @@ class Scheduler:
         self.running: list[Sequence] = []  # by priority, then oldest first
         self.n_preemptions = 0
         self._is_held = False  # the pool was full against the accounting: admit nobody until a sequence has ended
+        self._turns = PrefillTurns()
+        self._due: list[Sequence] = []  # stand at a cut whose checkpoint is to be taken before they go on
+        self._n_deferred = 0  # steps in which nobody was admitted because a copy had no time
 
     def has_work(self) -> bool:
         return bool(self.running) or len(self.waiting) > 0
@@ -51,35 +54,56 @@ class Scheduler:
 
     # --- the plan ---
 
+    def begin_step(self, now: float) -> None:
+        """Give this step its time for copies, and make those that the last step has left."""
+        n_streams = len(self._streams())
+        self._cache.copies.begin_step(self._budget.copy_s(n_streams) if n_streams else None)
+        due, self._due = self._due, []
+        for sequence in due:
+            if sequence.branch is not None and not self._cache.checkpoint(sequence.branch, now):
+                self._due.append(sequence)
+        self._cache.eviction.trim_idle(now)
+
     def schedule(self, now: float) -> Plan:
         plan = Plan()
         if self._cache.kind.needs_consecutive:
             self._close_gaps(plan)
         self._admit(plan, now)
         rows = self._decode_rows(plan, now)
+        self._plan_decode(plan, rows)
         while True:
             self._plan_prefill(plan, len(rows), now)
             if rows or plan.chunks or not self.running or not self._yield_room(plan, now):
                 break
-        self._plan_decode(plan, rows)
         return plan
+
+    def _streams(self) -> list[Sequence]:
+        return [s for s in self.running if s.n_remaining == 1 and s not in self._due]
 
     def _decode_rows(self, plan: Plan, now: float) -> list[Sequence]:
         """Sequences with one token to compute, after making sure that each has a cell for it."""
         while True:
-            rows = [s for s in self.running if s.n_remaining == 1][: self._n_batch]
+            rows = self._streams()[: self._n_batch]
             if self._cache.kind.needs_consecutive:
                 rows.sort(key=lambda s: s.seq_id)  # in the batch, too
-            if self._cache.make_room(len(rows), 0, now):
+            if self._cache.eviction.make_room(len(rows), 0, now):
                 return rows
             if not self._yield_room(plan, now):
                 return []
+
+    def _n_spare_rows(self, n_rows: int) -> int:
+        """Guesses that fit beside n_rows plain ones. Beside prompts they get at most half of what the bound allows."""
+        n_spare = min(self._n_batch, self._cache.n_free) - n_rows
+        if not self._prefilling():
+            return n_spare
+        n_tokens = self._budget.prefill_tokens(n_rows, self._cache.copies.spent_s)
+        return min(n_spare - MIN_CHUNK, (n_tokens - MIN_CHUNK) // 2)
 
     def _plan_decode(self, plan: Plan, rows: list[Sequence]) -> None:
         if not self._speculation.is_on:
             plan.decode = rows
             return
-        n_spare = min(self._n_batch - len(rows) - plan.n_prefill, self._cache.n_free - len(rows) - plan.n_prefill)
+        n_spare = self._n_spare_rows(len(rows))
         n_rows = len(rows)
         plain: list[Sequence] = []
         for sequence in rows:
@@ -100,24 +124,26 @@ class Scheduler:
                 plan.decode.append(sequence)
 
     def _plan_prefill(self, plan: Plan, n_rows: int, now: float) -> None:
-        prefilling = [s for s in self.running if s.n_remaining > 1]
+        """Chunks beside n_rows sequences that decode; the guesses among the plan's rows take as much time as they."""
+        prefilling = self._prefilling()
         if not prefilling:
             return
-        budget = self._budget.prefill_tokens(n_rows)
-        wanted = min(budget, sum(s.n_remaining for s in prefilling))
-        self._cache.make_room(n_rows + wanted, 0, now)
-        budget = min(budget, self._cache.n_free - n_rows)
-        share = max(MIN_SHARE, budget // len(prefilling))
-        sizes = []
-        for sequence in prefilling:  # oldest first
-            size = min(share, budget, sequence.next_cut() - sequence.n_computed)
-            sizes.append(size)
-            budget -= size
-        for i, sequence in enumerate(prefilling):  # what short prompts left over goes to the oldest
-            size = min(sizes[i] + budget, sequence.next_cut() - sequence.n_computed)
-            budget -= size - sizes[i]
+        copies, budget, n_guesses = self._cache.copies, self._budget, plan.n_step_rows - n_rows
+        n_tokens = max(budget.prefill_tokens(n_rows, copies.spent_s) - n_guesses, 0)
+        wanted = min(n_tokens, sum(s.n_remaining for s in prefilling))
+        self._cache.eviction.make_room(n_rows + n_guesses + wanted, 0, now)
+        n_tokens = min(budget.prefill_tokens(n_rows, copies.spent_s) - n_guesses, n_tokens)
+        n_tokens = min(n_tokens, self._cache.n_free - n_rows - n_guesses)
+        if n_tokens <= 0:
+            return
+        for sequence, size in zip(prefilling, self._turns.share(prefilling, n_tokens), strict=True):
             if size > 0:
                 plan.chunks.append(Chunk(sequence, size, sequence.n_computed + size == sequence.n_total))
+        copies.spend(plan.n_prefill * budget.prefill_cost_s)
+
+    def _prefilling(self) -> list[Sequence]:
+        """Oldest first."""
+        return [s for s in self.running if s.n_remaining > 1 and s not in self._due]
 
     def _close_gaps(self, plan: Plan) -> None:
         for sequence in sorted(self.running, key=lambda s: -s.seq_id):
@@ -132,38 +158,53 @@ class Scheduler:
     def _admit(self, plan: Plan, now: float) -> None:
         if not len(self.waiting) or (self._is_held and self.running):
             return
-        is_full = len(self.running) >= self._options.n_parallel
-        if is_full and self.waiting.highest_priority() <= min(s.priority for s in self.running):
+        if self._is_full() and self.waiting.highest_priority() <= min(s.priority for s in self.running):
             return
         for sequence in self.waiting.ordered(self.running):
-            if len(self.running) >= self._options.n_parallel and not self._displace(sequence, plan, now):
-                return
-            if self._is_following(sequence):
+            if is_following(sequence):
                 continue
-            if not self._admit_one(sequence, plan, now) and not self._is_following(sequence):
+            if self._is_full() and not self._lower(sequence):
+                return
+            points = self._points_for(sequence, now)
+            if points is None:
+                continue  # it waits for a running prefill or for a file; others may go first
+            if self._is_full():
+                self._displace(sequence, plan, now)
+            if not self._admit_at(points, sequence, plan, now):
                 return  # nobody overtakes the one whose turn it is
 
-    def _admit_one(self, sequence: Sequence, plan: Plan, now: float) -> bool:
+    def _is_full(self) -> bool:
+        return len(self.running) >= self._options.n_parallel
+
+    def _points_for(self, sequence: Sequence, now: float) -> list[ForkPoint] | None:
+        """Where the sequence could start now; None when waiting promises a clearly longer prefix."""
         limit = sequence.n_total - 1  # the last token must be evaluated, it gives the first logits
-        points = self._cache.find(sequence.call.key, sequence.buffer.view(), limit)
-        if self._follow(sequence, points[0].k if points else 0, limit):
-            return False
-        if sequence.saved is None:
-            token_s, wait = self._budget.prefill_cost_s, not self.running
-            key, tokens = sequence.call.key, sequence.buffer.view()
-            found = self._cache.find_on_disk(key, tokens, limit, points, token_s=token_s, wait=wait, now=now)
-            if found is None:
-                return False  # a longer prefix is being read; steps go on meanwhile
-            points = found
-        points.append(NOWHERE)
-        for point in points:
+        key, tokens = sequence.call.key, sequence.buffer.view()
+        points = self._cache.find(key, tokens, limit)
+        if follow(sequence, self.running, points[0].k if points else 0, limit, self._cache.kind):
+            return None
+        if sequence.saved is not None:
+            return points
+        return self._cache.find_on_disk(key, tokens, limit, points, token_s=self._budget.prefill_cost_s, now=now)
+
+    def _admit_at(self, points: list[ForkPoint], sequence: Sequence, plan: Plan, now: float) -> bool:
+        """Start the sequence at the best point that works. False when it does not fit, or not in this step."""
+        for point in (*points, NOWHERE):
             if point.source is not None and point.source not in self._cache.tree.branches:
                 continue  # evicted while an earlier point was tried
-            if self._resume(sequence, point, plan, now):
-                return True
-            if not self._make_room_for(sequence, point, now):
+            is_resumed = self._resume(sequence, point, plan, now)
+            if is_resumed is not False:
+                return is_resumed or self._defer()
+            has_time = self._has_time(point.n_bytes)
+            has_room = self._make_room_for(sequence, point, now) if has_time else False
+            has_time = self._has_time(point.n_bytes) if has_room else has_time  # making room may have taken it
+            if has_time is None or has_room is None:
+                return self._defer()
+            if not has_time:
+                continue  # without this prefix
+            if not has_room:
                 if self.running:
-                    return self._displace(sequence, plan, now) and self._admit_one(sequence, plan, now)
+                    return self._displace(sequence, plan, now) and self._admit_again(sequence, plan, now)
                 continue  # alone: the prompt has to fit, if need be without its cached prefix
             branch = self._cache.start(sequence.call.key, sequence.buffer, point, now)
             if branch is not None:
@@ -171,6 +212,24 @@ class Scheduler:
                 self._run(sequence, point.k, plan, now)
                 return True
         return False
+
+    def _admit_again(self, sequence: Sequence, plan: Plan, now: float) -> bool:
+        points = self._points_for(sequence, now)
+        return points is not None and self._admit_at(points, sequence, plan, now)
+
+    def _has_time(self, n_bytes: int) -> bool | None:
+        """Whether this step has time to copy so much into the pool. None: not this one, but a later one will."""
+        copies = self._cache.copies
+        if n_bytes <= copies.n_restorable_bytes():
+            return True
+        return None if self._can_wait() and n_bytes <= copies.n_restorable_bytes(alone=True) else False
+
+    def _defer(self) -> bool:
+        self._n_deferred += 1
+        return False
+
+    def _can_wait(self) -> bool:
+        return self._n_deferred < MAX_DEFERRED_STEPS
 
     def _run(self, sequence: Sequence, n_computed: int, plan: Plan, now: float) -> None:
         self.waiting.remove(sequence)
@@ -181,19 +240,24 @@ class Scheduler:
             sequence.n_cached = n_computed
         sequence.following = None
         sequence.saved = None
-        self._add_cuts(sequence)
+        self._n_deferred = 0
+        add_cuts(sequence, self._cache.kind)
         self.running.append(sequence)
         self.running.sort(key=lambda s: (-s.priority, s.age))
         plan.admitted.append(sequence)
 
-    def _resume(self, sequence: Sequence, point: ForkPoint, plan: Plan, now: float) -> bool:
-        """Put a preempted sequence's saved state back, unless the tree offers nearly as much for free."""
+    def _resume(self, sequence: Sequence, point: ForkPoint, plan: Plan, now: float) -> bool | None:
+        """Put a preempted sequence's saved state back, unless the tree offers nearly as much for free. None: later."""
         saved = sequence.saved
         if saved is None or saved.blob is None or point.k + MIN_FOLLOW_TOKENS > saved.n_tokens:
             return False
         n_cells = saved.n_tokens + self._reserve(sequence, saved.n_tokens) + self._reserved()
-        if not self._cache.make_room(n_cells, 1, now, keep=point.source):
-            return False
+        has_room = self._has_time(saved.nbytes) and self._cache.eviction.make_room(
+            n_cells, 1, now, keep=point.source, can_wait=self._can_wait()
+        )
+        is_possible = has_room and self._has_time(saved.nbytes)  # making room may have taken the time
+        if not is_possible:
+            return is_possible
         branch = self._cache.restore(sequence.call.key, sequence.buffer, saved, now)
         if branch is None:
             return False
@@ -201,19 +265,18 @@ class Scheduler:
         self._run(sequence, saved.n_tokens, plan, now)
         return True
 
-    def _make_room_for(self, sequence: Sequence, point: ForkPoint, now: float) -> bool:
+    def _make_room_for(self, sequence: Sequence, point: ForkPoint, now: float) -> bool | None:
         cache, source = self._cache, point.source
         n_shared = point.k if source is not None else 0
         n_tokens = point.entry.state.n_tokens if point.entry is not None else 0  # restored whole, then cut
         n_ids = 1 if point.entry is None else 2
         n_cells = max(self._reserve(sequence, n_shared), n_tokens) + self._reserved()
-        if cache.make_room(n_cells, n_ids, now, keep=source):
-            return True
-        if self.running:
-            return False
+        has_room = cache.eviction.make_room(n_cells, n_ids, now, keep=source, can_wait=self._can_wait())
+        if has_room is not False or self.running:
+            return has_room
         if source is not None and cache.kind.can_cut and source.n > point.k:
             cache.cut(source, point.k)
-        return cache.make_room(max(sequence.n_total - n_shared, n_tokens), n_ids, now, keep=source)
+        return cache.eviction.make_room(max(sequence.n_total - n_shared, n_tokens), n_ids, now, keep=source)
 
     def _reserve(self, sequence: Sequence, n_computed: int) -> int:
         """Cells the sequence will need soon, beyond the n_computed it has."""
@@ -223,58 +286,14 @@ class Scheduler:
     def _reserved(self) -> int:
         return sum(self._reserve(s, s.n_computed) for s in self.running)
 
-    # --- leaders and followers ---
-
-    def _is_following(self, sequence: Sequence) -> bool:
-        """Still waiting for another sequence's prefill to reach their common prefix."""
-        if sequence.following is None:
-            return False
-        leader, position = sequence.following
-        if leader.state is State.RUNNING and leader.n_computed < position <= leader.n_total:
-            return True
-        sequence.following = None
-        return False
-
-    def _follow(self, sequence: Sequence, k: int, limit: int) -> bool:
-        """Wait for a running prefill that will cover clearly more of the prompt than what is in the pool now."""
-        if not self._cache.kind.shares:
-            return False
-        tokens = sequence.buffer.view(0, limit)
-        best: tuple[int, Sequence] | None = None
-        for leader in self.running:
-            if leader.n_remaining > 1 and leader.call.key == sequence.call.key:
-                position = common_prefix(tokens, leader.buffer.view())
-                if position >= k + MIN_FOLLOW_TOKENS and position > max(leader.n_computed, best[0] if best else 0):
-                    best = (position, leader)
-        if best is None:
-            return False
-        position, leader = best
-        if self._cache.kind.wants_checkpoints:
-            leader.add_cut(position)
-        sequence.following = (leader, position)
-        return True
-
-    def _add_cuts(self, sequence: Sequence) -> None:
-        """Where chunks of this prompt must end because a later fork may need the state there."""
-        if not self._cache.kind.wants_checkpoints:
-            return
-        end = sequence.n_total - 1
-        if end < MIN_FOLLOW_TOKENS or sequence.n_output:
-            return
-        sequence.add_cut(end)
-        boundaries = [b for b in sequence.call.request.boundaries if MIN_CHECKPOINT_TOKENS <= b < end]
-        for position in sorted({*boundaries, *range(CUT_EVERY, end, CUT_EVERY)}, reverse=True):
-            if end - position >= CUT_SPACING:
-                sequence.add_cut(position)
-                end = position
-        if boundaries:
-            sequence.add_cut(boundaries[0])
-
     # --- preemption ---
+
+    def _lower(self, sequence: Sequence) -> list[Sequence]:
+        return [s for s in self.running if s.priority < sequence.priority]
 
     def _displace(self, sequence: Sequence, plan: Plan, now: float) -> bool:
         """Preempt a running sequence of lower priority than this waiting one."""
-        lower = [s for s in self.running if s.priority < sequence.priority]
+        lower = self._lower(sequence)
         if not lower:
             return False
         self._preempt(max(lower, key=lambda s: (-s.priority, s.age)), plan, now)
@@ -304,12 +323,17 @@ class Scheduler:
         else:
             plan.preempted.append((sequence, branch.seq_id))
         if branch.n_exclusive * 2 >= branch.n >= MIN_FOLLOW_TOKENS or not self._cache.kind.counts_cells:
-            sequence.saved = self._cache.save(branch, now)
+            sequence.saved = self._cache.eviction.save(branch, now)
         self._park(sequence)
         self._cache.drop(branch)
 
-    def _park(self, sequence: Sequence) -> None:
+    def _leave(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
+        if sequence in self._due:
+            self._due.remove(sequence)
+
+    def _park(self, sequence: Sequence) -> None:
+        self._leave(sequence)
         sequence.branch = None
         sequence.n_computed = 0
         sequence.state = State.WAITING
@@ -319,36 +343,36 @@ class Scheduler:
         """The native pool was full although the accounting said otherwise: free something, whatever it takes."""
         plan = Plan()
         self._is_held = True
-        if not self._cache.evict_one(now):
+        if not self._cache.eviction.evict_one(now):
             self._yield_room(plan, now)
         return plan
 
     # --- results ---
 
-    def advance(self, sequence: Sequence, n_tokens: int, now: float) -> None:
-        """The sequence has computed n_tokens more."""
+    def advance(self, sequence: Sequence, n_tokens: int) -> None:
+        """The sequence has computed n_tokens more. At a cut it stands still until its checkpoint is taken: the outputs
+        of this step do not wait for that."""
         branch = sequence.branch
         assert branch is not None
         n_computed = sequence.n_computed = sequence.n_computed + n_tokens
         self._cache.tree.extend(branch, n_computed)
         if sequence.cuts and n_computed in sequence.cuts:
             sequence.cuts.remove(n_computed)
-            self._cache.checkpoint(branch, now)
+            self._due.append(sequence)
 
     def finish(self, sequence: Sequence, now: float, *, keep: bool = True) -> None:
         """The sequence is over: its cells go to the prefix cache, or are freed."""
         if sequence.state is State.WAITING:
             self.waiting.remove(sequence)
         elif sequence.state is State.RUNNING:
-            self.running.remove(sequence)
+            self._leave(sequence)
             branch = sequence.branch
             assert branch is not None
             if keep and sequence.call.request.use_cache:
                 self._cache.retire(branch, now)
             else:
                 self._cache.drop(branch)
-            if self._options.cache_cells is not None:
-                self._cache.trim_idle(self._options.cache_cells, now)
+            self._cache.eviction.trim_idle(now)
         self._is_held = False
         sequence.state = State.FINISHED
         sequence.branch = None
@@ -358,6 +382,7 @@ class Scheduler:
         """Forget everything without touching the pool: the context is broken or about to be closed."""
         self.running.clear()
         self.waiting.clear()
+        self._due.clear()
 
     def shift(self, sequence: Sequence, n_ctx: int, now: float) -> None:
         """The sequence's context is full: drop the older half after n_keep and compute what is left again.

@@ -37,7 +37,7 @@ class Home:
     def start(self, budget: int = BIG, options: dict | None = None, **fingerprint) -> EngineHarness:
         self.stop()
         self.harness = EngineHarness(self.kind, disk=self.tier(budget, **fingerprint), **(options or {}))
-        self.harness.cache.disk.tier.reach(("", ""), np.zeros(1, np.int32))  # waits for the index
+        self.harness.cache.disk.tier.wait_for_index(5)
         return self.harness
 
     def stop(self) -> None:

@@ -179,7 +179,7 @@ def test_ram_budget_is_kept():
 
 
 def test_idle_cells_are_limited_when_asked():
-    h = EngineHarness(cache_cells=150)
+    h = EngineHarness(cache_pool_bytes=15_000)
     for i in range(3):
         h.answer(prompt(100, i))
     assert h.engine.status().n_cells_cached <= 150

@@ -1,6 +1,7 @@
-"""Who may talk to the server, before any route: browser origins (CORS) and the Host header (DNS rebinding).
+"""Who may talk to the server, before any route: browser origins (CORS), the Host header (DNS rebinding), and the types
+of bodies that any page can send without being asked first (CSRF).
 
-Pure ASGI middleware, outside routing, so that it covers unknown paths too. Order: origin, then host, then the app.
+Pure ASGI middleware, outside routing, so that it covers unknown paths too. Order: origin, host, body, then the app.
 A browser names its page's origin; a page that rebinds a name to our address sends that name as Host. Other clients are
 not affected: they send no Origin, and a Host that names the machine.
 """
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from donabe.errors import SettingsError
+from donabe.server.errors import ForbiddenError, note_error, send_error
+from donabe.server.routing import style_for
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "0.0.0.0")
 BUILT_IN_ORIGINS = (
@@ -33,7 +36,11 @@ _EXACT_SCHEMES = (
     "moz-extension://",
     "ms-browser-extension://",
 )
-_LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
+_LOOPBACK_SUFFIX = ".localhost"  # means this machine by definition (RFC 6761)
+_LOCAL_SUFFIXES = (_LOOPBACK_SUFFIX, ".local", ".internal")
+
+# Types of bodies that a page of any site can send without a preflight; no type is one of them (a Blob without one).
+_FORM_TYPES = frozenset(("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"))
 
 _PREFLIGHT_HEADERS = (
     (b"access-control-allow-methods", b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"),
@@ -98,13 +105,17 @@ def host_name(host: str) -> str:
     """The Host header without its port and brackets, in lower case."""
     host = host.strip().lower()
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        name, _, rest = host[1:].partition("]")
+        return name if not rest or (rest[0] == ":" and rest[1:].isdigit()) else host
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() and ":" not in name else host
 
 
 class HostRules:
-    """Which Host headers mean this machine.
+    """Which Host headers mean this machine: addresses that are not public, as no page can rebind an address, and names.
+
+    Names of the machine itself, of the interface listened on and of configured origins always do. On a loopback
+    interface every `.local` and `.internal` name does too, as clients of the reference expect.
 
     Args:
         bound_to: The interface the server listens on; "" is all.
@@ -114,20 +125,16 @@ class HostRules:
     def __init__(self, bound_to: str, names: frozenset[str] = frozenset()) -> None:
         self._is_loopback = is_loopback(bound_to)
         machine = socket.gethostname().lower()
-        self._names = names | {"localhost", machine, machine.partition(".")[0], host_name(bound_to)}
+        short = machine.partition(".")[0]
+        self._names = (names | {"localhost", machine, short, f"{short}.local", host_name(bound_to)}) - {""}
 
     def allows(self, host: str) -> bool:
-        """Whether a request for this Host is for us. Without one there is nothing a browser could have rebound."""
+        """Whether a request for this Host is for us."""
         name = host_name(host)
-        if not name:
-            return True
         address = _address(name)
         if address is not None:
             return address.is_loopback or address.is_private or address.is_unspecified or name in _interface_addresses()
-        if name in self._names or name.endswith(_LOCAL_SUFFIXES):
-            return True
-        # A name without a dot is never a public one; containers call each other by such names.
-        return not self._is_loopback and "." not in name
+        return name in self._names or name.endswith(_LOCAL_SUFFIXES if self._is_loopback else _LOOPBACK_SUFFIX)
 
     def is_named(self, host: str) -> bool:
         """Whether the Host is a name, and not an address."""
@@ -136,9 +143,10 @@ class HostRules:
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(name.partition("%")[0])
+        address = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
         return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def is_loopback(host: str) -> bool:
@@ -167,7 +175,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        host = headers.get(b"host", b"").decode("latin-1")
+        host = _one_host(scope)
         origin = headers.get(b"origin", b"").decode("latin-1")
         added: tuple[tuple[bytes, bytes], ...] = ()
         if origin and origin not in (f"http://{host}", f"https://{host}"):
@@ -181,13 +189,23 @@ class Guard:
         elif not origin and headers.get(b"sec-fetch-site") == b"cross-site" and scope["method"] not in _READING:
             await _send_empty(send, 403)
             return
-        if not self._hosts.allows(host):
+        is_unnamed = not host and scope.get("http_version") == "1.0"  # older than the header, and than every browser
+        if not is_unnamed and not self._hosts.allows(host):
             await _send_empty(send, 403)
             return
         if scope["method"] == "OPTIONS" and not origin and self._hosts.is_named(host):
             await _send_empty(send, 204)
             return
-        await self._app(scope, receive, _adding(send, added) if added else send)
+        answer = _adding(send, added) if added else send
+        if _is_form_of_a_page(scope["method"], headers):
+            error = ForbiddenError(
+                "a page's request needs the Content-Type application/json",
+                hint="any site can send forms and plain text",
+            )
+            note_error(scope, error)
+            await send_error(answer, error, style_for(scope["path"]))
+            return
+        await self._app(scope, receive, answer)
 
     def _allow_headers(self, origin: str) -> tuple[tuple[bytes, bytes], ...]:
         if self._origins.allows_all:
@@ -199,6 +217,32 @@ class Guard:
 
 
 _READING = ("GET", "HEAD", "OPTIONS")
+
+
+def _one_host(scope: Scope) -> str:
+    """The Host header; "" when there is none, or more than one, of which each could mean something else."""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    return hosts[0].decode("latin-1").strip() if len(hosts) == 1 else ""
+
+
+def _is_form_of_a_page(method: str, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser sends a body that it would send to any server, on behalf of any page, without a preflight.
+
+    The page's Origin does not matter: `*` allows every page to ask, not to act unasked. Other programs may send what
+    they like: curl's default is a form's type.
+    """
+    if method in _READING or not (headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers):
+        return False
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
+    return kind in _FORM_TYPES and _is_browser(headers)
+
+
+def _is_browser(headers: Mapping[bytes, bytes]) -> bool:
+    """Node's fetch says `sec-fetch-mode: cors` and no more; browsers name the site and the destination as well."""
+    return (
+        any(name in headers for name in (b"origin", b"sec-fetch-site", b"sec-fetch-dest", b"sec-fetch-user"))
+        or headers.get(b"sec-fetch-mode", b"cors") != b"cors"
+    )
 
 
 def _adding(send: Send, added: tuple[tuple[bytes, bytes], ...]) -> Send:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from tests.fakes.server import make_server
 from tests.fakes.settings import FakeSettings
@@ -95,9 +97,22 @@ HOSTS = [
     ("[::1]:11434", True, True),
     ("192.168.1.5", True, True),
     ("0.0.0.0:80", True, True),
-    ("foo.local", True, True),
-    ("x.internal:80", True, True),
-    ("donabe:11434", False, True),
+    ("a.localhost", True, True),
+    (f"{socket.gethostname()}:11434", True, True),
+    (f"{socket.gethostname().partition('.')[0]}.local:11434", True, True),
+    ("foo.local", True, False),
+    ("x.internal:80", True, False),
+    ("donabe:11434", False, False),
+    ("", False, False),
+    (":11434", False, False),
+    (".", False, False),
+    ("[::1].evil.com", False, False),
+    ("[::1]evil.com", False, False),
+    ("[::ffff:127.0.0.1]", True, True),
+    ("[::ffff:808:808]", False, False),
+    ("localhost@evil.com", False, False),
+    ("evil.com#.local", True, False),  # no browser sends it; the suffix is what counts
+    ("evil.internal.com", False, False),
     ("evil.com", False, False),
     ("evil.com:11434", False, False),
     ("127.0.0.1.nip.io", False, False),
@@ -116,6 +131,112 @@ def test_hosts(host, on_loopback, openly):
 def test_host_of_a_configured_origin_is_allowed():
     names = OriginRules.parse(["https://chat.example.com"]).hosts()
     assert HostRules("0.0.0.0", names).allows("chat.example.com:443")
+
+
+@pytest.mark.parametrize("bound_to", ["192.168.7.7", "mybox.example.com"])
+def test_interface_listened_on_is_allowed(bound_to):
+    assert HostRules(bound_to).allows(f"{bound_to}:11434")
+    assert not HostRules("").allows("mybox.example.com")
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize(
+    ("hosts", "version", "status"),
+    [
+        ([b"localhost"], "1.1", 200),
+        ([], "1.1", 403),
+        ([b""], "1.1", 403),
+        ([b" "], "1.1", 403),
+        ([b"evil.com", b"localhost"], "1.1", 403),
+        ([b"localhost", b"localhost"], "1.1", 403),
+        ([], "1.0", 200),
+        ([b"evil.com"], "1.0", 403),
+    ],
+)
+async def test_host_headers_that_are_missing_empty_or_two(bind, hosts, version, status):
+    app = make_server(settings=FakeSettings(host=bind, insecure_no_auth=True)).app
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/api/version",
+        "raw_path": b"/api/version",
+        "query_string": b"",
+        "http_version": version,
+        "headers": [(b"host", host) for host in hosts],
+    }
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    await app(scope, receive, send)
+    assert sent[0]["status"] == status
+
+
+FORMS = [
+    "text/plain",
+    "Text/Plain; charset=utf-8",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x",
+    "",
+]
+PAGES = [
+    {"origin": "http://localhost:3000"},
+    {"origin": URL},
+    {"origin": "https://evil.example.com"},
+    {"sec-fetch-site": "same-origin"},
+    {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"},
+    {"sec-fetch-mode": "no-cors"},
+    {"sec-fetch-dest": "empty"},
+]
+
+
+@pytest.mark.parametrize("headers", PAGES)
+@pytest.mark.parametrize("kind", FORMS)
+async def test_body_of_a_form_from_a_page_is_refused_also_when_every_origin_is_allowed(headers, kind):
+    server = make_server(settings=FakeSettings(origins=("*",)))
+    sent = {**headers, "content-type": kind} if kind else headers
+    response = await server.post("/api/chat", {"model": "C", "messages": []}, headers=sent)
+    assert response.status_code == 403
+    assert "application/json" in response.json()["error"]
+    if "origin" in headers and headers["origin"] != URL:
+        assert response.headers["access-control-allow-origin"] == "*"  # so that its author can read why
+    assert not server.runners.loads
+    as_json = {**headers, "content-type": "application/json"}
+    assert (await server.post("/api/chat", {"model": "C", "messages": []}, headers=as_json)).status_code == 200
+
+
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("headers", [{"user-agent": "curl/8.5.0"}, {"sec-fetch-mode": "cors", "user-agent": "node"}])
+async def test_programs_may_send_any_type(kind, headers):
+    sent = {**headers, "content-type": kind} if kind else headers
+    response = await make_server().post("/api/chat", {"model": "C", "messages": []}, headers=sent)
+    assert response.status_code == 200
+
+
+async def test_refused_form_is_told_in_the_words_of_its_api():
+    headers = {"origin": "http://localhost:3000", "content-type": "text/plain"}
+    response = await make_server().post("/v1/messages", {}, headers=headers)
+    assert (response.status_code, response.json()["error"]["type"]) == (403, "permission_error")
+
+
+async def test_requests_without_a_body_need_no_type():
+    headers = {"origin": "http://localhost:3000"}
+    server = make_server()
+    assert (await server.client.post("/api/signout", headers=headers)).status_code == 401
+    assert (await server.client.get("/api/tags", headers=headers)).status_code == 200
+
+
+async def test_chunked_form_from_a_page_is_refused():
+    async def chunks():
+        yield b"{}"
+
+    headers = {"sec-fetch-site": "cross-site", "origin": "http://localhost:3000", "content-type": "text/plain"}
+    response = await make_server().client.post("/api/pull", content=chunks(), headers=headers)
+    assert response.status_code == 403
 
 
 async def test_rebound_host_is_refused_with_an_empty_body():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,6 +167,8 @@ class Engine:
         self._follow_plan(plan, started)
         if plan.is_empty:
             self._flush()
+            if self._cache.disk is not None:
+                self._cache.disk.wait()
             return False
         draft_s = self._draft.complete(plan) if self._draft is not None else 0.0
         self._fill_batch(plan)
@@ -177,8 +178,6 @@ class Engine:
             now = self._clock()
             self._follow_plan(self._scheduler.relieve(now), now)
             self._flush()
-            if self._cache.disk is not None:
-                self._cache.disk.wait()
             return False
         except NativeError as error:
             self.fail_all(error)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from donabe.api import llamacpp, vectors
 from donabe.api.dialect import PLAIN_JSON
 from donabe.api.openai_replies import OPENAI_ERRORS
-from donabe.server.admission import caller_of
+from donabe.server.admission import scheduling_for
 from donabe.server.answers import AnswerResponse, ValueResponse
 from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, warning_headers
@@ -96,7 +96,7 @@ class LlamaCppRoutes:
     async def _with_model(self, request: Request, call: AnyCall) -> AnyCall:
         for_vectors = isinstance(call, (EmbedCall, ClassifyCall))
         model = call.model.strip() or await self._models.name_in_use(for_vectors=for_vectors)
-        return replace(call, model=model, scheduling=caller_of(request).scheduling)
+        return replace(call, model=model, scheduling=scheduling_for(request, model))
 
 
 def _value(compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...]) -> Response:

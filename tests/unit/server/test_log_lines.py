@@ -144,6 +144,7 @@ async def test_an_error_within_a_stream_is_in_its_line(capture):
     ("path", "body"),
     [
         ("/api/embed", {"input": "hi"}),
+        ("/tokenize", {"content": "hi"}),
         ("/v1/embeddings", {"input": "hi"}),
         ("/v1/responses", {"input": "hi"}),
         ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}),

@@ -1,7 +1,7 @@
 """The Anthropic dialect, replies: `/v1/messages` whole and as server-sent events, token counts, errors.
 
 A stream is message_start, then for each block content_block_start, deltas and content_block_stop, then message_delta
-with the stop reason and message_stop. A failure is an `error` event.
+with the stop reason and message_stop. A ping follows the start of the first block. A failure is an `error` event.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ class MessageEventWriter:
         self._text_head = (
             b"event: content_block_delta\ndata: " + _encode(head)[:-1] + b',"delta":{"type":"text_delta","text":'
         )
-        return closing + _event("content_block_start", {"index": self._index, "content_block": block})
+        ping = b"" if self._index else _event("ping", {})
+        return closing + _event("content_block_start", {"index": self._index, "content_block": block}) + ping
 
     def _delta(self, delta: JsonObject) -> bytes:
         return _event("content_block_delta", {"index": self._index, "delta": delta})

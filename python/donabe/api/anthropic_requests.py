@@ -1,41 +1,29 @@
 """The Anthropic dialect, requests: `/v1/messages` to chat calls of the use cases. Pure translation.
 
-Blocks of one message become one native message, except tool results, which are messages of their own and come before
-the user's text. System text stays where it was, so that an agent's growing conversation keeps its common prefix.
+Blocks are read in `anthropic_blocks`. System text stays where it was, so that an agent's growing conversation keeps its
+common prefix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from donabe.api.body import Fields, decode_base64, kind_of, parse_json
+from donabe.api.anthropic_blocks import BlockReader, report_blocks
+from donabe.api.body import Fields, parse_json
 from donabe.api.durations import parse_keep_alive
-from donabe.api.images import check_image, check_images
+from donabe.api.images import check_images
 from donabe.api.native import unknown_fields
 from donabe.errors import InvalidRequestError
 from donabe.service.calls import ChatCall, Think
 from donabe.service.parameters import check, check_count
-from donabe.types import Constraint, Message, Tool, ToolCall, ToolChoice
+from donabe.types import Constraint, Message, Tool, ToolChoice
 
 _OPTION_FIELDS = ("temperature", "top_p", "top_k")
 _HARMLESS = ("metadata", "service_tier", "cache_control", "betas", "speed", "inference_geo")
 _ROLES = ("user", "assistant", "system")
-_RESULT_KINDS = ("text", "image", "document", "search_result")
-_BLOCK_FIELDS = {
-    "text": ("text", "citations"),
-    "search_result": ("text", "content", "source", "title", "citations"),
-    "document": ("title",),
-    "tool_use": ("id", "name", "input", "caller"),
-    "server_tool_use": ("id", "name", "input", "caller"),
-    "tool_result": ("tool_use_id", "is_error"),
-    "web_search_tool_result": ("tool_use_id", "content", "is_error", "caller"),
-    "thinking": ("thinking", "signature"),
-    "redacted_thinking": ("data",),
-}
 _EFFORTS: dict[str, Think] = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "max"}
 
 # Coding agents put a line that differs in every request in front of their system prompt; it says nothing to a model and
@@ -70,7 +58,7 @@ def decode_messages_request(body: bytes, *, is_counting: bool = False) -> Anthro
     messages, warnings = _conversation(system, fields.items("messages", items))
     if all(message.role == "system" for message in messages):
         raise InvalidRequestError("messages hold nothing to answer", field="messages", hint="send some content")
-    _report_blocks(fields, "system", system)
+    report_blocks(fields, "system", system)
     tools = _tools(fields.items("tools", fields.array("tools", "[]anthropic.Tool")))
     choice = _tool_choice(fields.inner("tool_choice"), tools)
     if fields.take("mcp_servers") or fields.take("container"):
@@ -121,10 +109,10 @@ def _conversation(system: object, items: list[Fields]) -> tuple[tuple[Message, .
     if text := _system_text(system):
         messages.append(Message(role="system", content=text))
     for fields in items:
-        reader = _BlockReader(_role(fields), names)
+        reader = BlockReader(_role(fields), names)
         content = fields.take("content")
         reader.read(content)
-        _report_blocks(fields, "content", content)
+        report_blocks(fields, "content", content)
         messages += reader.messages()
         warnings += reader.warnings
     check_images(messages)
@@ -156,152 +144,6 @@ def _system_text(system: object) -> str:
 
 def _without_attribution(text: str) -> str:
     return text.partition("\n")[2] if text.startswith(_ATTRIBUTION) else text
-
-
-class _BlockReader:
-    """Gathers the blocks of one message."""
-
-    def __init__(self, role: str, names: dict[str, str], *, kinds: Container[object] | None = None) -> None:
-        self._role = role
-        self._kinds = kinds  # that may be here; None = all that are known
-        self._names = names
-        self._texts: list[str] = []
-        self._images: list[bytes] = []
-        self._calls: list[ToolCall] = []
-        self._results: list[Message] = []
-        self._thinking: list[str] = []
-        self.warnings: list[str] = []
-
-    def read(self, content: object) -> None:
-        if content is None:
-            raise InvalidRequestError("unexpected end of JSON input", field="messages.content")
-        if isinstance(content, str):
-            self._texts.append(content)
-            return
-        if not isinstance(content, list):
-            raise InvalidRequestError(
-                f"json: cannot unmarshal {kind_of(content)} into Go struct field MessagesRequest.messages of type"
-                " []anthropic.ContentBlock",
-                field="messages.content",
-            )
-        check_count("parts", len(content), field="messages.content")
-        for block in content:
-            if not isinstance(block, dict):
-                raise InvalidRequestError("content blocks must be objects", field="messages.content")
-            self._read_block(block)
-
-    def _read_block(self, block: dict[str, Any]) -> None:
-        kind = block.get("type")
-        if self._kinds is not None and kind not in self._kinds:
-            raise InvalidRequestError(
-                f"a tool's result can't hold blocks of type {kind!r}", field="messages.content.content.type"
-            )
-        if kind in ("text", "search_result"):
-            self._texts.append(_text_of(block))
-        elif kind == "image":
-            self._images.append(_image(block.get("source")))
-        elif kind == "document":
-            self._texts.append(_document(block))
-        elif kind in ("tool_use", "server_tool_use"):
-            self._calls.append(self._call(block))
-        elif kind in ("tool_result", "web_search_tool_result"):
-            self._results.append(self._result(block))
-        elif kind == "thinking":
-            self._thinking.append(str(block.get("thinking") or ""))
-        elif kind == "redacted_thinking":
-            self.warnings.append("redacted_thinking blocks are left out: only their author can read them")
-        else:
-            raise InvalidRequestError(
-                f"content blocks of type {kind!r} are not supported", field="messages.content.type"
-            )
-
-    def _call(self, block: dict[str, Any]) -> ToolCall:
-        for name in ("id", "name"):
-            if not isinstance(block.get(name), str) or not block[name]:
-                raise InvalidRequestError(f"tool_use block missing required '{name}' field", field="messages.content")
-        arguments = block.get("input")
-        if arguments is not None and not isinstance(arguments, dict):
-            raise InvalidRequestError("tool_use input must be an object", field="messages.content.input")
-        self._names[block["id"]] = block["name"]
-        text = msgspec.json.encode(arguments or {}).decode()
-        return ToolCall(name=block["name"], arguments=text, id=block["id"], index=len(self._calls))
-
-    def _result(self, block: dict[str, Any]) -> Message:
-        id, content = block.get("tool_use_id"), block.get("content")
-        if not isinstance(id, str):
-            raise InvalidRequestError(
-                "tool_result block missing required 'tool_use_id' field", field="messages.content"
-            )
-        inner = _BlockReader("tool", {}, kinds=_RESULT_KINDS)
-        if (isinstance(content, list) and block.get("type") == "tool_result") or isinstance(content, str):
-            inner.read(content)
-        elif content is not None:  # results of searches the server of another product made
-            inner.read(msgspec.json.encode(content).decode())
-        text = "".join(inner._texts)
-        if block.get("is_error") is True:
-            text = f"Error: {text}"
-        return Message(
-            role="tool", content=text, images=tuple(inner._images), tool_call_id=id, tool_name=self._names.get(id, "")
-        )
-
-    def messages(self) -> list[Message]:
-        own = []
-        thinking = "\n".join(filter(None, self._thinking))
-        if self._texts or self._images or self._calls or thinking:
-            own.append(
-                Message(
-                    role=self._role,
-                    content="".join(self._texts),
-                    thinking=thinking,
-                    images=tuple(self._images),
-                    tool_calls=tuple(self._calls),
-                )
-            )
-        return [*self._results, *own] if self._role == "user" else [*own, *self._results]
-
-
-def _report_blocks(fields: Fields, name: str, blocks: object) -> None:
-    """Report what the reader did not look at in the blocks it read, as fields that are not known."""
-    for block in blocks if isinstance(blocks, list) else ():
-        inner, kind = fields.items(name, [block])[0], block.get("type")
-        if kind == "tool_result":
-            _report_blocks(inner, "content", inner.take("content"))
-        elif kind in ("image", "document") and (source := inner.inner("source")) is not None:
-            source.ignore("type", "media_type", "data")
-        inner.ignore("type", "cache_control", *_BLOCK_FIELDS.get(kind, ()))
-
-
-def _text_of(block: dict[str, Any]) -> str:
-    text = block.get("text")
-    if isinstance(text, str):
-        return text
-    if isinstance(block.get("content"), list):  # a search result's text blocks
-        return "".join(_text_of(part) for part in block["content"] if isinstance(part, dict))
-    raise InvalidRequestError("text block missing required 'text' field", field="messages.content.text")
-
-
-def _image(source: object) -> bytes:
-    if not isinstance(source, dict):
-        raise InvalidRequestError("invalid image source", field="messages.content.source")
-    if source.get("type") != "base64":
-        raise InvalidRequestError(
-            f"invalid image source type: {source.get('type')}. Only base64 images are supported.",
-            field="messages.content.source.type",
-        )
-    field = "messages.content.source.data"
-    data = decode_base64(source.get("data"), field, text="invalid base64 image data: {}")
-    check_image(data, field)
-    return data
-
-
-def _document(block: dict[str, Any]) -> str:
-    source = block.get("source")
-    if isinstance(source, dict) and source.get("type") == "text" and isinstance(source.get("data"), str):
-        title = block.get("title")
-        return f"{title}\n{source['data']}" if isinstance(title, str) else str(source["data"])
-    raise InvalidRequestError(
-        "only documents with a text source are supported", field="messages.content.source", hint="send the text itself"
-    )
 
 
 # --- tools, thinking, constraints ------------------------------------------------------------------------------------

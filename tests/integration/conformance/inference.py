@@ -315,7 +315,7 @@ def _is_message_stream(events: list[Any]) -> bool:
     deltas = [name for name in names if name == "content_block_delta"]
     ending = ["content_block_stop", "message_delta", "message_stop"]
     return (
-        names == ["message_start", "content_block_start", *deltas, *ending]
+        names == ["message_start", "content_block_start", "ping", *deltas, *ending]
         and events[1]["content_block"] == {"type": "text", "text": ""}
         and events[-2]["delta"]["stop_reason"] in ("end_turn", "max_tokens")
     )
@@ -339,7 +339,8 @@ ANTHROPIC = [
            "message": "max_tokens is required and must be positive"}, "request_id": str}),
     claude("95", 400, model=None, error="model is required"),
     claude("95", 400, messages=[], error="messages is required"),
-    claude("96", stream=True, real=True, type=SSE, lines=_is_message_stream),
+    claude("96", stream=True, real=True, type=SSE, lines=_is_message_stream,
+           differs="A `ping` follows the start of the first block, as Anthropic's own API sends it."),
     claude("97", model="T", tools=[CLAUDE_TOOL], stream=True, lines=_is_call_stream),
     claude("98", thinking={"type": "enabled", "budget_tokens": 1000}, real=True),
     claude("99", 400, messages=part({"type": "image", "source": {"type": "url", "url": "x"}}),

@@ -65,7 +65,22 @@ def test_blocks_of_messages():
 
 def test_what_a_document_asks_for_and_does_not_get_is_reported():
     document = {"type": "document", "source": {"type": "text", "data": "a"}, "citations": {"enabled": True}}
-    assert messages(document) == ("unknown field messages.content.citations",)
+    note = "messages.content.citations has no effect: answers cite nothing"
+    assert messages(document) == (note,)
+    assert messages({**document, "citations": {"enabled": False}}) == ()
+    assert messages({"type": "text", "text": "a", "citations": [{"type": "char_location"}]}) == (note,)
+    inside = {"type": "tool_result", "tool_use_id": "t", "content": [document]}
+    assert messages(inside) == ("messages.content.content.citations has no effect: answers cite nothing",)
+
+
+def test_blocks_inside_documents_and_search_results_are_looked_at():
+    text = {"type": "text", "text": "a", "x": 1}
+    document = {"type": "document", "source": {"type": "content", "content": [text]}, "context": "c", "y": 1}
+    assert messages(document, {"type": "search_result", "title": "t", "source": "s", "content": [text]}) == (
+        "unknown field messages.content.y",
+        "unknown field messages.content.source.content.x",
+        "unknown field messages.content.content.x",
+    )
 
 
 def test_items_of_responses():

@@ -50,7 +50,10 @@ class DonabeError(Exception):
 
     Attributes:
         hint: What the caller can do about it, or None.
+        is_out_of_memory: Memory was short; the same in a smaller way may work.
     """
+
+    is_out_of_memory = False
 
     def __init__(self, message: str = "", *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -75,6 +78,17 @@ class NativeError(DonabeError):
 
 class LoadError(NativeError):
     """A model, adapter or projector file could not be loaded."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        hint: str | None = None,
+        log_tail: tuple[str, ...] = (),
+        is_out_of_memory: bool = False,
+    ) -> None:
+        super().__init__(message, hint=hint, log_tail=log_tail)
+        self.is_out_of_memory = is_out_of_memory
 
 
 class InvalidBatchError(NativeError, ValueError):
@@ -253,6 +267,18 @@ class RunnerError(DonabeError):
 
 class RunnerStartError(RunnerError):
     """The runner process did not come up, or the model did not load in it."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        exit_reason: str = "",
+        log_tail: tuple[str, ...] = (),
+        hint: str | None = None,
+        is_out_of_memory: bool = False,
+    ) -> None:
+        super().__init__(message, exit_reason=exit_reason, log_tail=log_tail, hint=hint)
+        self.is_out_of_memory = is_out_of_memory
 
 
 class RunnerDiedError(RunnerError):

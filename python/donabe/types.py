@@ -132,6 +132,12 @@ class ModelInfo(_Value, frozen=True, kw_only=True):
     capabilities: tuple[Capability, ...] = ()
     devices: tuple[str, ...] = ()
     pid: int = 0
+    n_layers: int = 0  # the output counts as one
+    n_gpu_layers: int = 0  # of these on devices
+    device_bytes: dict[str, int] = {}  # by device; what is on none is CPU's
+    cache_bytes: dict[str, int] = {}  # attention, window, state (or window_and_state), draft; those there are
+    loaded: LoadOptions | None = None  # the options with what donabe chose where they were automatic
+    notes: tuple[str, ...] = ()  # what users of the model should know of its load
 
 
 # --- what to generate ------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from donabe.errors import DonabeError
+from donabe.runner.admission import Admission, AskPlan
+from donabe.runner.messages import Plan
 from donabe.types import (
     ChatRequest,
     ClassifyRequest,
@@ -178,10 +180,15 @@ class RunnerFactory:
         self.loads: list[tuple[ModelSpec, LoadOptions]] = []
         self.error: DonabeError | None = None
         self.gate: asyncio.Event | None = None
+        self.ask: AskPlan | None = None  # plans loads; without it they can't be planned
         self.n_loading = 0
         self.max_loading = 0
 
-    async def __call__(self, spec: ModelSpec, options: LoadOptions) -> ScriptedRunner:
+    async def __call__(
+        self, spec: ModelSpec, options: LoadOptions, *, admission: Admission | None = None
+    ) -> ScriptedRunner:
+        if admission is not None and self.ask is not None:
+            options = await admission.settle(Plan(spec=spec, options=options), self.ask)
         self.loads.append((spec, options))
         self.n_loading += 1
         self.max_loading = max(self.max_loading, self.n_loading)

@@ -47,7 +47,9 @@ class FakeChild:
 
     def handle(self, message: messages.ParentMessage) -> None:
         send = self.channel.send
-        if isinstance(message, messages.Load):
+        if isinstance(message, messages.Plan):
+            send(messages.Planned(smaller=message.smaller))
+        elif isinstance(message, messages.Load):
             self.load()
         elif isinstance(message, messages.Ping):
             if self.behaviour != "no_pong":

@@ -80,6 +80,7 @@ def main() -> None:
     from tests.fakes.server import MODELS
     from tests.fakes.store import FakePull, FakeStore, read_fake_header
 
+    from donabe.runner.admission import Admission
     from donabe.runner.api import ModelRunner
     from donabe.runner.client import RunnerProcess
     from donabe.runner.spare import SpareRunner
@@ -92,8 +93,8 @@ def main() -> None:
     settings = load_settings()
     spare = SpareRunner(command) if settings.spare_runner else None
 
-    async def start_runner(spec: ModelSpec, options: LoadOptions) -> ModelRunner:
-        return await RunnerProcess.start(spec, options, command=command, spare=spare)
+    async def start_runner(spec: ModelSpec, options: LoadOptions, *, admission: Admission | None = None) -> ModelRunner:
+        return await RunnerProcess.start(spec, options, command=command, spare=spare, admission=admission)
 
     collaborators = Collaborators(
         store=FakeStore(*MODELS),

@@ -21,7 +21,8 @@ from donabe.engine.tuning import Measurement, Setup, Speed, Tuned
 from donabe.engine.tuning_bench import NativeBench
 from donabe.errors import InvalidRequestError, RunnerDiedError, RunnerError
 from donabe.runner.load import load_model, model_loader
-from donabe.runner.memory_plan import plan_load
+from donabe.runner.memory_plan import Planner
+from donabe.runner.probe import Probe
 from donabe.runner.tune import tune_model
 from donabe.store.resolve import resolve_model
 from donabe.types import LoadOptions, ModelSpec
@@ -87,7 +88,7 @@ def test_load_uses_the_result_unless_told_otherwise(spec: ModelSpec, home: Path)
 
 def test_plan_uses_the_result_as_a_load_does(spec: ModelSpec, home: Path) -> None:
     def compute_bytes(**given: object) -> int:
-        plan = plan_load(spec, options(home, **given), process_bytes=0)
+        plan = Planner(spec, options(home, **given)).plan()
         return sum(device.compute_bytes for device in plan.devices)
 
     plain = compute_bytes()
@@ -109,20 +110,20 @@ def test_layers_are_counted_with_the_result(spec: ModelSpec, home: Path, monkeyp
     """How many layers fit on a device depends on the micro-batch and on flash attention."""
     counted: list[tuple[int | None, bool | None, bool]] = []
 
-    def count(_spec: ModelSpec, given: LoadOptions, *, repack: bool) -> LoadOptions:
-        counted.append((given.n_ubatch, given.flash_attention, repack))
+    def count(_spec: ModelSpec, given: LoadOptions, *, repack: bool = True, probe: Probe | None = None) -> LoadOptions:
+        counted.append((given.n_ubatch, given.flash_attention, repack if probe is None else probe._repack))
         return given
 
     for module in ("load", "memory_plan"):
         monkeypatch.setattr(f"donabe.runner.{module}.count_layers", count)
     store(home, spec, Setup(n_threads=1, n_ubatch=64, flash_attention=False, repack=False))
     load_model(spec, options(home)).close()
-    plan_load(spec, options(home))
+    Planner(spec, options(home)).plan()
     assert counted == [(64, False, False)] * 2
 
 
 def test_plan_never_measures(spec: ModelSpec, home: Path) -> None:
-    plan_load(spec, options(home, auto_tune="on"), process_bytes=0)
+    Planner(spec, options(home, auto_tune="on")).plan()
     assert not (home / "tuning").exists()
 
 

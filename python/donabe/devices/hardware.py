@@ -97,6 +97,11 @@ def suggestion(accelerators: Sequence[Accelerator], installed: Sequence[str]) ->
     return ""
 
 
+def may_have_device(accelerators: Sequence[Accelerator], backend: str) -> bool:
+    """Whether the machine has a GPU that this backend (our name) is made for. Vulkan is for any."""
+    return any(backend in _EXTRAS[accelerator.vendor] for accelerator in accelerators)
+
+
 def driver_advice(backend: str, plugin: str) -> str:
     """What a plug-in needs of the machine, for one that has found no device.
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from donabe.devices.hardware import driver_advice, find_accelerators, suggestion
+from donabe.devices.hardware import driver_advice, find_accelerators, may_have_device, suggestion
 from donabe.devices.plugins import Plugin, Refused, find_plugins, preload_libraries
 from donabe.devices.selection import BACKENDS, Verdict, backend_name, offload_names, select_devices
 from donabe.errors import InvalidRequestError, NativeError
@@ -57,7 +57,7 @@ def start_backends(backend: str | None = None, native: Any = None) -> Started:
             refused.append(problem)
     devices = tuple(native.devices())
     hint = ""
-    if backend is None and not any(device.kind in ("gpu", "igpu") for device in devices):
+    if backend is None and not any(_is_own_gpu(device) for device in devices):
         hint = suggestion(find_accelerators(), [*used, *(item.name for item in refused)])
     return Started(native.build_info(), tuple(used), tuple(refused), hint, devices)
 
@@ -73,7 +73,7 @@ def _open(plugin: Plugin, native: Any) -> Refused | None:
         # CUDA starts without a driver too, and has nothing to show then.
         advice = driver_advice(family, plugin.name)
         hint = f"{advice}, or pip uninstall {plugin.distribution}"
-        return Refused(plugin.name, "it finds no device it could use", hint)
+        return Refused(plugin.name, "it finds no device it could use", hint, "idle")
     return None
 
 
@@ -92,7 +92,7 @@ def _outdone(plugin: Plugin, used: Sequence[str]) -> Refused | None:
     other = next((name for name in used if _family(name) == _family(plugin.name)), None)
     if other is None:
         return None
-    return Refused(plugin.name, f"{other} does its work", f"pip uninstall {plugin.distribution}")
+    return Refused(plugin.name, f"{other} does its work", f"pip uninstall {plugin.distribution}", "outdone")
 
 
 def _family(name: str) -> str:
@@ -102,9 +102,9 @@ def _family(name: str) -> str:
 
 def choose_devices(
     backend: str | None = None, names: Sequence[str] | None = None, native: Any = None
-) -> tuple[str, ...]:
-    """Start the backends and name the devices that layers go to; none is the CPU alone. Says so loudly, in one line,
-    when a GPU of this machine stays unused.
+) -> tuple[tuple[str, ...], str]:
+    """Start the backends and name the devices that layers go to; none is the CPU alone. With why a GPU of this machine
+    may stay unused, or "": a line that is also logged, loudly, once.
 
     Raises:
         InvalidRequestError: The backend has no device here, or there is no device of a given name.
@@ -113,11 +113,10 @@ def choose_devices(
     started = start_backends(backend, native)
     verdicts = _verdicts(started, backend, names)
     chosen = offload_names(started.devices, verdicts, names)
-    if not chosen and backend is None and not names:
-        text = fallback_line(started)
-        if text:
-            _warn_once(text)
-    return chosen
+    note = fallback_line(started, chosen) if backend is None and not names else ""
+    if note:
+        _warn_once(note)
+    return chosen, note
 
 
 def _verdicts(started: Started, backend: str | None, names: Sequence[str] | None) -> list[Verdict]:
@@ -128,16 +127,39 @@ def _verdicts(started: Started, backend: str | None, names: Sequence[str] | None
         raise InvalidRequestError(error.message, field=error.field, hint=hint or None) from None
 
 
-def fallback_line(started: Started) -> str:
-    """Why the CPU does what a GPU could do; "" when nothing suggests that there is one."""
-    reasons = _reasons(started)
-    return f"running on the CPU: {'; '.join(reasons)}" if reasons else ""
+def fallback_line(started: Started, chosen: Sequence[str] = ()) -> str:
+    """Why the chosen devices, or the CPU, do what a better one could do; "" when nothing suggests that there is one."""
+    own = [device for device in started.devices if device.name in chosen and _is_own_gpu(device)]
+    reasons = _better_reasons(started, backend_name(own[0].backend)) if own else _reasons(started)
+    return f"running on {', '.join(chosen) or 'the CPU'}: {'; '.join(reasons)}" if reasons else ""
 
 
 def _reasons(started: Started) -> list[str]:
     """Why GPUs are not used."""
-    reasons = [f"plug-in {item.name}: {item.message}; {item.hint}" for item in started.refused]
+    reasons = [_reason(item) for item in started.refused]
     return [*reasons, started.hint] if started.hint else reasons
+
+
+def _better_reasons(started: Started, used: str) -> list[str]:
+    """Why no backend is used that would come before the one that is. That one without a device is installed says
+    nothing where the machine has none for it."""
+    order = list(BACKENDS)
+    reasons = []
+    for item in started.refused:
+        family = _family(item.name)
+        is_better = family in order and used in order and order.index(family) < order.index(used)
+        if is_better and (item.kind == "broken" or may_have_device(find_accelerators(), family)):
+            reasons.append(_reason(item))
+    return reasons
+
+
+def _reason(item: Refused) -> str:
+    return f"plug-in {item.name}: {item.message}; {item.hint}"
+
+
+def _is_own_gpu(device: DeviceInfo) -> bool:
+    """A GPU of this machine; devices of others are extra, and no reason to leave one unused."""
+    return device.kind in ("gpu", "igpu") and backend_name(device.backend) != "rpc"
 
 
 @functools.cache

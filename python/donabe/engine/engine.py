@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,18 @@ if TYPE_CHECKING:
     from donabe._core import Context, Model, SamplerSet, StepResult
 
 _REASONS = (None, FinishReason.STOP, FinishReason.STOP, FinishReason.LENGTH, FinishReason.ERROR)  # StepResult.finish
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSizes:
+    """Of a loaded model's contexts. `cache_bytes` are attention, windows and states; the draft model's are apart."""
+
+    n_batch: int
+    n_ubatch: int
+    flash_attention: bool
+    attention_bytes: int
+    cache_bytes: int
+    draft_cache_bytes: int
 
 
 class Engine:
@@ -156,6 +169,18 @@ class Engine:
         """What the contexts have reserved, as `_core.Context.memory_breakdown`; only before the engine thread runs."""
         drafting = self._draft.memory_breakdown() if self._draft is not None else []
         return self._context.memory_breakdown() + drafting
+
+    def sizes(self) -> ContextSizes:
+        """What the contexts came to; only before the engine thread runs."""
+        context, draft = self._context, self._draft
+        return ContextSizes(
+            n_batch=context.n_batch,
+            n_ubatch=context.n_ubatch,
+            flash_attention=context.flash_attention,
+            attention_bytes=context.n_ctx * context.kv_bytes_per_cell,
+            cache_bytes=sum(row[2] for row in context.memory_breakdown()),
+            draft_cache_bytes=sum(row[2] for row in draft.memory_breakdown()) if draft is not None else 0,
+        )
 
     # --- engine thread ---
 

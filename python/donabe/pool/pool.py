@@ -18,14 +18,14 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from donabe.errors import LoadError, ServerBusyError
+from donabe.errors import DonabeError, ServerBusyError
+from donabe.pool.admission import LoadAdmission
 from donabe.pool.contracts import Clock, StartRunner
 from donabe.pool.crashes import CrashBackoff
-from donabe.pool.fallbacks import TIGHT_SHARE, smaller_ways
 from donabe.pool.resident import Identity, Resident, ResidentInfo, identity_of, satisfies
 from donabe.runner.api import ModelRunner
 from donabe.types import LoadOptions, ModelSpec
@@ -49,14 +49,14 @@ class PoolLimits:
 class Lease:
     """The right to use a runner. Release it exactly when the request's last event was read or given up; idempotent."""
 
-    __slots__ = ("_pool", "_resident", "load_s", "note", "runner")
+    __slots__ = ("_pool", "_resident", "load_s", "notes", "runner")
 
     def __init__(self, pool: ModelPool, resident: Resident, runner: ModelRunner, load_s: float) -> None:
         self._pool = pool
         self._resident: Resident | None = resident
         self.runner = runner
         self.load_s = load_s
-        self.note = resident.note
+        self.notes = tuple(note for note in (resident.note, *runner.info.notes) if note)  # for whoever asked
 
     def release(self) -> None:
         resident, self._resident = self._resident, None
@@ -65,11 +65,7 @@ class Lease:
 
 
 class ModelPool:
-    """The resident models of one server.
-
-    Args:
-        free_bytes: Memory a new model could have now; without it memory is not planned.
-    """
+    """The resident models of one server."""
 
     def __init__(
         self,
@@ -77,11 +73,9 @@ class ModelPool:
         *,
         limits: PoolLimits,
         clock: Clock = time.monotonic,
-        free_bytes: Callable[[], int] | None = None,
     ) -> None:
         self._start_runner = start_runner
         self._limits = limits
-        self._free_bytes = free_bytes
         self._clock = clock
         self._residents: dict[Identity, Resident] = {}
         self._load_turn = asyncio.Lock()
@@ -186,7 +180,6 @@ class ModelPool:
         try:
             async with self._load_turn:
                 await self._make_room()
-                await self._make_memory(resident.spec)
                 started = self._clock()
                 resident.runner = await self._start(resident)
                 self.n_loads += 1
@@ -208,52 +201,33 @@ class ModelPool:
         self._arm_timer()
 
     async def _start(self, resident: Resident) -> ModelRunner:
-        """Load as asked; where memory is short, without the idle models, then smaller where the user left it open."""
-        spec, options = resident.spec, resident.options
-        try:
-            return await self._start_runner(spec, options)
-        except LoadError as error:
-            if not self._is_tight(spec):
-                raise
-            first_error = error
-        logger.warning("%s did not load with %d MB free: %s", spec.name, self._free_mb(), first_error)
-        await self._retire_all_idle()
-        for smaller, given_up in [(options, ""), *smaller_ways(options)]:
+        """Load as asked; where memory is short, without idle models, then smaller where the user left it open."""
+        admission = LoadAdmission(resident.spec.name, self._evict)
+        while True:
             try:
-                runner = await self._start_runner(spec, smaller)
-            except LoadError:
-                continue
-            if given_up:
-                resident.note = f"not enough memory for {spec.name}: {given_up}"
-                logger.warning("%s", resident.note)
-            return runner
-        raise first_error
+                runner = await self._start_runner(resident.spec, resident.options, admission=admission)
+            except DonabeError as error:
+                if not await admission.goes_on(error):
+                    raise admission.first_error from None
+            else:
+                resident.note = admission.note
+                return runner
 
-    def _is_tight(self, spec: ModelSpec) -> bool:
-        return self._free_bytes is not None and spec.size_bytes > self._free_bytes() * TIGHT_SHARE
-
-    def _free_mb(self) -> int:
-        return self._free_bytes() // 1_000_000 if self._free_bytes is not None else 0
-
-    async def _make_memory(self, spec: ModelSpec) -> None:
-        """Retire idle models, the least recently used first, until the files of this one fit into free memory."""
-        while self._is_tight(spec):
-            idle = [r for r in self._residents.values() if r.is_idle]
-            if not idle:
-                return
-            victim = min(idle, key=lambda r: r.last_used_at)
-            logger.info("unloading %s to make memory for %s", victim.spec.name, spec.name)
-            self.n_evictions += 1
-            self._retire(victim)
-            await victim.gone.wait()
-
-    async def _retire_all_idle(self) -> None:
-        idle = [r for r in self._residents.values() if r.is_idle]
-        for resident in idle:
+    async def _evict(self, devices: Collection[str] | None) -> bool:
+        """Unload the idle model used longest ago that takes memory of these devices, or with None every idle one, and
+        wait for it. Whether memory was freed, also by one that was on its way out."""
+        going = [r for r in self._residents.values() if r.is_closing]
+        idle = sorted((r for r in self._residents.values() if r.is_idle), key=lambda r: r.last_used_at)
+        if devices is not None and not going:
+            idle = [r for r in idle if r.is_on(devices)][:1]
+        for resident in idle if devices is None or not going else ():
+            logger.info("unloading %s to make memory", resident.spec.name)
             self.n_evictions += 1
             self._retire(resident)
-        for resident in idle:
+            going.append(resident)
+        for resident in going:
             await resident.gone.wait()
+        return bool(going)
 
     async def _make_room(self) -> None:
         """Wait until one more model may be resident, retiring the least recently used idle ones."""

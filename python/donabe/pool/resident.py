@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from donabe.errors import DonabeError
@@ -25,9 +26,12 @@ _MATCHED_WHEN_GIVEN = (
     "n_threads",
     "use_mmap",
     "flash_attention",
+    "type_k",
+    "type_v",
+    "draft",
     "n_draft_max",
 )
-_MATCHED_ALWAYS = ("use_mlock", "type_k", "type_v", "swa_full", "pooling", "prefix_cache")
+_MATCHED_ALWAYS = ("use_mlock", "swa_full", "pooling", "prefix_cache")
 
 Identity = tuple[object, ...]
 
@@ -89,6 +93,12 @@ class Resident:
     def is_idle(self) -> bool:
         return self.is_ready and self.n_leases == 0
 
+    def is_on(self, devices: Collection[str]) -> bool:
+        """Whether it takes memory of one of these devices (ids as in `ModelInfo.device_bytes`)."""
+        if self.runner is None:
+            return False
+        return any(self.runner.info.device_bytes.get(device, 0) > 0 for device in devices)
+
     @property
     def has_crashed(self) -> bool:
         return self.runner is not None and not self.runner.alive
@@ -119,18 +129,32 @@ def satisfies(resident: Resident, wanted: LoadOptions) -> bool:
     """Whether a request with these load options can use this resident as it is loaded.
 
     `None` in `wanted` is "whatever donabe chooses": it accepts any loaded value, except a context smaller than the
-    one donabe would have chosen. A number must match the loaded one; a context is first cut to the trained one.
+    one donabe would have chosen. A number must match the loaded one, whoever chose that; a context is first cut to the
+    trained one.
     """
-    loaded = resident.options
-    if not _context_suffices(resident, wanted):
+    if not _context_suffices(resident, wanted) or not _layers_suffice(resident, wanted):
         return False
-    for name in _MATCHED_WHEN_GIVEN:
-        value = getattr(wanted, name)
-        if value is not None and value != getattr(loaded, name):
-            return False
-    if wanted.n_gpu_layers is not None and wanted.n_gpu_layers >= 0 and wanted.n_gpu_layers != loaded.n_gpu_layers:
+    if any(getattr(wanted, name) != getattr(resident.options, name) for name in _MATCHED_ALWAYS):
         return False
-    return all(getattr(wanted, name) == getattr(loaded, name) for name in _MATCHED_ALWAYS)
+    return all(_is_met(resident, name, getattr(wanted, name)) for name in _MATCHED_WHEN_GIVEN)
+
+
+def _is_met(resident: Resident, name: str, value: object) -> bool:
+    """Whether an option has this value, as it was asked for or as it came out."""
+    loaded = resident.runner.info.loaded if resident.runner is not None else None
+    return (
+        value is None
+        or value == getattr(resident.options, name)
+        or (loaded is not None and value == getattr(loaded, name))
+    )
+
+
+def _layers_suffice(resident: Resident, wanted: LoadOptions) -> bool:
+    n_wanted = wanted.n_gpu_layers
+    if n_wanted is None or n_wanted < 0 or n_wanted == resident.options.n_gpu_layers:
+        return True
+    info = resident.runner.info if resident.runner is not None else None
+    return info is not None and info.n_layers > 0 and min(n_wanted, info.n_layers) == info.n_gpu_layers
 
 
 def _context_suffices(resident: Resident, wanted: LoadOptions) -> bool:

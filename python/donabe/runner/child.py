@@ -17,13 +17,14 @@ from concurrent.futures import Future
 from typing import Any
 
 from donabe.child_process import socket_from_parent
-from donabe.errors import DonabeError, RunnerError
+from donabe.errors import DonabeError, NativeError, RunnerError
 from donabe.runner import messages
 from donabe.runner.channel import Channel
 from donabe.runner.core import RunnerCore
 from donabe.runner.failures import failed_from
 from donabe.runner.load import drain_native_logs, load_model
 from donabe.runner.log_format import ChildLines
+from donabe.runner.memory_plan import Planner
 from donabe.runner.messages import ParentMessage
 from donabe.runner.threads import EventItem
 from donabe.types import ClassifyRequest, EmbedRequest, RerankRequest
@@ -43,6 +44,7 @@ class Child:
         self._core: RunnerCore | None = None
         self._ended = threading.Event()
         self._calls: dict[int, Future[Any]] = {}
+        self._planner: Planner | None = None  # between a plan and the load
 
     def run(self) -> int:
         """Until Shutdown, a fatal error, or the end of the parent. Returns the exit code."""
@@ -51,7 +53,10 @@ class Child:
             if message is None:
                 # Threads may be inside native code for seconds: don't wait for them, nobody reads their output.
                 os._exit(_EXIT_ORPHANED)
-            if isinstance(message, messages.Load):
+            if isinstance(message, messages.Plan):
+                threading.Thread(target=self._plan, args=(message,), name="donabe-plan", daemon=True).start()
+            elif isinstance(message, messages.Load):
+                self._planner = None
                 threading.Thread(target=self._load, args=(message,), name="donabe-load", daemon=True).start()
             elif isinstance(message, messages.Ping):
                 step_age_s = self._core.step_age_s if self._core is not None else 0.0
@@ -62,6 +67,25 @@ class Child:
                 self._dispatch(self._core, message)
 
     # --- loading -----------------------------------------------------------------------------------------------------
+
+    def _plan(self, message: messages.Plan) -> None:
+        """What the native side can't plan is left to the load, which fails in its own words or does not."""
+        smaller, plan = message.smaller, None
+        try:
+            if self._planner is None:
+                self._planner = Planner(message.spec, message.options)
+            if not (message.is_quick and self._planner.has_plenty):
+                plan = self._planner.plan(smaller)
+                if message.may_shrink and (found := self._planner.fit(plan)) is not None:
+                    smaller, plan = found
+        except (NativeError, MemoryError) as error:
+            plan = None
+            logging.getLogger("donabe.runner").info("%s can't be planned: %s", message.spec.name, error)
+        except BaseException as error:  # the load's too
+            self._exit_with(error)
+            return
+        self._send_logs()
+        self._channel.send(messages.Planned(smaller=smaller, plan=plan))
 
     def _load(self, message: messages.Load) -> None:
         try:

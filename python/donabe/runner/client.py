@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from donabe.devices.rpc import LOST_TEXT, lost_workers
-from donabe.errors import DonabeError, RunnerDiedError, RunnerError, RunnerStartError
+from donabe.errors import DonabeError, RunnerError, RunnerStartError
 from donabe.runner import messages
+from donabe.runner.admission import Admission
+from donabe.runner.endings import Ending
 from donabe.runner.failures import error_from, failed_from, is_terminal
 from donabe.runner.messages import ChildMessage, ParentMessage
 from donabe.runner.process import CHILD_COMMAND, N_TAIL_LINES, ChildProcess
@@ -45,7 +46,6 @@ logger = logging.getLogger("donabe.runner")
 
 ProgressCallback = Callable[[float], None]
 
-_N_ERROR_LINES = 3  # of the log tail, quoted in the message itself
 _ERROR_LEVEL = 4
 
 
@@ -80,6 +80,7 @@ class RunnerProcess:
         self._calls: dict[int, asyncio.Future[messages.Reply]] = {}
         self._log_tail: deque[str] = deque(maxlen=N_TAIL_LINES)
         self._started = asyncio.Event()  # the child said anything at all
+        self._planned: asyncio.Future[messages.Planned] | None = None
         self._ready: asyncio.Future[messages.Ready] = asyncio.get_running_loop().create_future()
         self._last_progress = time.monotonic()
         self._last_pong = time.monotonic()
@@ -102,6 +103,7 @@ class RunnerProcess:
         on_progress: ProgressCallback | None = None,
         command: Sequence[str] = CHILD_COMMAND,
         spare: SpareRunner | None = None,
+        admission: Admission | None = None,
     ) -> RunnerProcess:
         """Spawn a child and load the model in it. Cancelling this call kills the child.
 
@@ -109,6 +111,7 @@ class RunnerProcess:
             on_progress: Called on the loop with the loaded fraction, 0..1.
             command: The program to run; `--fd N` is appended.
             spare: Gives a child that has been spawned already, when it has one.
+            admission: Decides on the child's plan of the load; without one it loads as it is told.
 
         Raises:
             RunnerStartError: The process did not come up, ended, or stopped making progress.
@@ -119,6 +122,8 @@ class RunnerProcess:
             child = await ChildProcess.spawn(command)
         runner = cls(child, deadlines or Deadlines(), on_progress, options.rpc)
         try:
+            if admission is not None:
+                options = await admission.settle(messages.Plan(spec=spec, options=options), runner._plan)
             runner._info = await runner._load(spec, options)
         except BaseException:
             await asyncio.shield(runner._dispose())
@@ -237,20 +242,17 @@ class RunnerProcess:
 
     # --- loading and supervision -------------------------------------------------------------------------------------
 
+    async def _plan(self, message: messages.Plan) -> messages.Planned:
+        if self._end is not None:
+            raise error_from(self._end)
+        self._planned = asyncio.get_running_loop().create_future()
+        self._send(message)
+        await self._until_said(self._planned)
+        return self._planned.result()
+
     async def _load(self, spec: ModelSpec, options: LoadOptions) -> ModelInfo:
         self._send(messages.Load(version=messages.PROTOCOL_VERSION, spec=spec, options=options))
-        started = asyncio.ensure_future(self._started.wait())
-        waiting: set[asyncio.Future[Any]] = {started, self._ready}
-        await asyncio.wait(waiting, timeout=self._deadlines.start_s, return_when=asyncio.FIRST_COMPLETED)
-        started.cancel()
-        if not self._started.is_set() and not self._ready.done():
-            raise self._stalled("did not start", self._deadlines.start_s)
-        self._last_progress = time.monotonic()
-        while not self._ready.done():
-            left = self._last_progress + self._deadlines.load_stall_s - time.monotonic()
-            if left <= 0:
-                raise self._stalled("made no progress loading the model", self._deadlines.load_stall_s)
-            await asyncio.wait({self._ready}, timeout=left)
+        await self._until_said(self._ready)
         ready = self._ready.result()
         if ready.version != messages.PROTOCOL_VERSION:
             raise RunnerStartError(
@@ -258,6 +260,25 @@ class RunnerProcess:
                 hint="restart donabe: it was updated while running",
             )
         return ready.info
+
+    async def _until_said(self, answer: asyncio.Future[Any]) -> None:
+        """Wait for a message of a child that starts or loads, as long as it goes on.
+
+        Raises:
+            RunnerStartError: It did not start, or stopped making progress.
+        """
+        started = asyncio.ensure_future(self._started.wait())
+        waiting: set[asyncio.Future[Any]] = {started, answer}
+        await asyncio.wait(waiting, timeout=self._deadlines.start_s, return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
+        if not self._started.is_set() and not answer.done():
+            raise self._stalled("did not start", self._deadlines.start_s)
+        self._last_progress = time.monotonic()
+        while not answer.done():
+            left = self._last_progress + self._deadlines.load_stall_s - time.monotonic()
+            if left <= 0:
+                raise self._stalled("made no progress loading the model", self._deadlines.load_stall_s)
+            await asyncio.wait({answer}, timeout=left)
 
     def _stalled(self, what: str, deadline_s: float) -> RunnerStartError:
         return RunnerStartError(
@@ -301,40 +322,19 @@ class RunnerProcess:
         if problem or not await self._child.wait(self._deadlines.stop_s):
             self._kill_reason = self._kill_reason or problem or "closed its connection without exiting"
         await self._child.dispose()
-        self._fail_all(await self._lost_worker() or self._make_end())
+        self._fail_all(await self._end_error())
 
-    async def _lost_worker(self) -> RunnerError | None:
-        """The end of a child that lost its connection to an RPC worker: ggml aborts then."""
-        if self._closing or not self._workers or not any(LOST_TEXT in line for line in self._tail()):
-            return None
-        names: Sequence[str] = self._workers
-        if len(names) > 1:  # ggml does not say which
-            names = await asyncio.to_thread(lost_workers, names) or names
-        text = f"lost the RPC worker {' or '.join(names)}"
-        kind: type[RunnerError] = RunnerDiedError
-        if self._info is None:
-            text, kind = f"{text} while loading the model", RunnerStartError
-        return kind(
-            text,
-            exit_reason=self._child.exit_reason,
-            log_tail=self._tail(),
-            hint="the next request loads the model again, once the worker is back",
-        )
-
-    def _make_end(self) -> RunnerError:
-        reason = self._kill_reason or self._child.exit_reason
+    async def _end_error(self) -> RunnerError:
         if self._closing:
-            return RunnerError("the model was unloaded", exit_reason=reason)
-        loading = self._info is None
-        if self._exit_error is not None:
-            text = self._exit_error.message
-        else:
-            quoted = "; ".join(self._tail()[-_N_ERROR_LINES:])
-            doing = "while loading the model" if loading else "while running the model"
-            text = f"the runner process ended unexpectedly {doing}: {reason}" + (f" ({quoted})" if quoted else "")
-        kind = RunnerStartError if loading else RunnerDiedError
-        hint = "the system may be out of memory" if "SIGKILL" in reason and not self._kill_reason else None
-        return kind(text, exit_reason=reason, log_tail=self._tail(), hint=hint)
+            return RunnerError("the model was unloaded", exit_reason=self._kill_reason or self._child.exit_reason)
+        ending = Ending(
+            exit_reason=self._child.exit_reason,
+            kill_reason=self._kill_reason,
+            reported=self._exit_error,
+            log_tail=self._tail(),
+            is_loading=self._info is None,
+        )
+        return await ending.lost_worker(self._workers) or ending.error()
 
     def _tail(self) -> tuple[str, ...]:
         return (*self._log_tail, *self._child.output_tail)[-N_TAIL_LINES:]
@@ -347,8 +347,9 @@ class RunnerProcess:
         for future in self._calls.values():
             if not future.done():
                 future.set_exception(error_from(failed))
-        if not self._ready.done():
-            self._ready.set_exception(end if self._exit_error is None else error_from(self._exit_error))
+        for answer in (self._planned, self._ready):
+            if answer is not None and not answer.done():
+                answer.set_exception(end if self._exit_error is None else error_from(self._exit_error))
 
     def _handle(self, message: ChildMessage) -> None:
         self._started.set()
@@ -370,6 +371,9 @@ class RunnerProcess:
                 self._on_progress(message.fraction)
         elif isinstance(message, messages.LogLines):
             self._keep_log(message.lines)
+        elif isinstance(message, messages.Planned):
+            if self._planned is not None and not self._planned.done():
+                self._planned.set_result(message)
         elif isinstance(message, messages.Ready):
             if not self._ready.done():
                 self._ready.set_result(message)
@@ -396,5 +400,6 @@ class RunnerProcess:
             self._pinger.cancel()
         self._child.kill()
         await self._receiver  # sees the end of the socket, reaps the child and fails what is still open
-        if self._ready.done() and not self._ready.cancelled():
-            self._ready.exception()  # mark as seen: nobody may be waiting for it any more
+        for answer in (self._planned, self._ready):
+            if answer is not None and answer.done() and not answer.cancelled():
+                answer.exception()  # mark as seen: nobody may be waiting for it any more

@@ -24,6 +24,7 @@ _DATA_FIELDS = (
     "retry_after_s",
     "exit_reason",
     "log_tail",
+    "is_out_of_memory",
     "status_code",
     "setting",
     "source",
@@ -37,7 +38,7 @@ def failed_from(error: BaseException) -> Failed:
     data: dict[str, Any] = {}
     for field in _DATA_FIELDS:
         value = getattr(error, field, None)
-        if value is not None and value not in ("", ()):
+        if value is not None and value is not False and value not in ("", ()):
             data[field] = list(value) if isinstance(value, tuple) else value
     return Failed(kind=type(error).__name__, message=error.message, hint=error.hint, data=data)
 

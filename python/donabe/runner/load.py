@@ -11,8 +11,7 @@ import logging
 import math
 import os
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,25 +19,28 @@ import msgspec
 
 from donabe import _core
 from donabe.chat.prompt import PromptBuilder
-from donabe.devices.selection import BACKEND_NAMES, backend_name
+from donabe.devices.selection import BACKEND_NAMES
 from donabe.engine.api import EngineApi, Publish
 from donabe.engine.build import N_PARALLEL, build_engine
-from donabe.engine.draft_model import why_unfit
 from donabe.engine.engine import Engine
-from donabe.engine.kinds import memory_kind
 from donabe.errors import InvalidRequestError, ModelFileError
+from donabe.runner.describe import describe_model
+from donabe.runner.draft import open_draft
 from donabe.runner.embedder import Embedder
 from donabe.runner.embedding_lane import embedding_n_ctx
-from donabe.runner.placement import count_layers, model_params, name_devices
+from donabe.runner.native_params import model_params
+from donabe.runner.out_of_memory import out_of_memory_marked
+from donabe.runner.placement import count_layers, name_devices, place
 from donabe.runner.tune import tuned_setup, with_setup
 from donabe.setting_values import Workers
 from donabe.settings import default_home
-from donabe.types import Capability, LoadOptions, ModelInfo, ModelSpec
+from donabe.types import LoadOptions, ModelSpec
 
 logger = logging.getLogger("donabe.runner")
 
 ReportProgress = Callable[[float, str], None]  # fraction 0..1, stage
 
+LOADS_PROJECTORS = False  # this version runs text only
 _PROGRESS_INTERVAL_S = 0.1
 _INFO_LEVEL = 2
 _POOLINGS = ("none", "mean", "cls", "last", "rank")
@@ -54,8 +56,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "n_cpu_moe": (-1, 1 << 16),
     "main_gpu": (0, 255),
     "n_threads": (1, 1024),
+    "prefix_cache_pool_bytes": (0, 1 << 50),
     "prefix_cache_ram_bytes": (0, 1 << 50),
     "prefix_cache_disk_bytes": (0, 1 << 50),
+    "n_waiting_max": (0, 1 << 30),
     "max_step_latency_s": (0.001, 3600.0),
     "n_draft_max": (0, 64),
 }
@@ -65,12 +69,15 @@ class Loaded:
     """A loaded model with its engine made; implements `donabe.runner.core.LoadedModel`."""
 
     def __init__(
-        self, model: _core.Model, spec: ModelSpec, options: LoadOptions, embedding_options: LoadOptions
+        self,
+        model: _core.Model,
+        spec: ModelSpec,
+        options: LoadOptions,
+        embedding_options: LoadOptions,
+        notes: Sequence[str] = (),
     ) -> None:
         self._model = model
         self._spec = spec
-        self._n_parallel = options.n_parallel or N_PARALLEL
-        self._devices = options.devices
         self._pieces: dict[int, bytes] = {}
         self._outputs = _Outlet()
         self._engine = self._make_engine(options)
@@ -84,7 +91,15 @@ class Loaded:
             make_grammar=_core.json_schema_to_grammar,
             n_ctx=n_ctx,
         )
-        self.info = self._describe(n_ctx)
+        self.info = describe_model(
+            model,
+            spec,
+            options,
+            self._engine,
+            n_parallel=options.n_parallel or N_PARALLEL,
+            n_ctx_per_request=n_ctx,
+            notes=notes,
+        )
 
     def make_engine(self, publish: Publish) -> EngineApi | None:
         self._outputs.publish = publish
@@ -104,7 +119,7 @@ class Loaded:
         model = self._model
         if options.embedding or model.memory_kind == "none" or not model.has_decoder:
             return None
-        draft = _load_draft(model, self._spec, options)
+        draft = open_draft(model, self._spec, options)
         adapters = tuple((model.load_adapter(adapter.path), adapter.scale) for adapter in self._spec.adapters)
         if options.prefix_cache_home is None:
             options = msgspec.structs.replace(options, prefix_cache_home=str(default_home()))
@@ -113,63 +128,6 @@ class Loaded:
 
     def _open_context(self, arguments: dict[str, Any]) -> _core.Context:
         return _core.Context(self._model, _core.ContextParams(**arguments))
-
-    def _describe(self, n_ctx: int) -> ModelInfo:
-        model = self._model
-        n_cells = self._engine.status().n_cells if self._engine is not None else n_ctx
-        size_bytes, size_vram_bytes = self._sizes()
-        return ModelInfo(
-            architecture=model.architecture,
-            description=model.description,
-            n_params=model.n_params,
-            n_ctx=n_cells,
-            n_ctx_train=model.n_ctx_train,
-            n_ctx_per_request=n_ctx,
-            n_embd=model.n_embd_out,
-            n_vocab=model.vocab.n_tokens,
-            n_parallel=self._n_parallel,
-            memory_kind=model.memory_kind,
-            size_bytes=size_bytes,
-            size_vram_bytes=size_vram_bytes,
-            capabilities=self._capabilities(),
-            devices=tuple(_shown_name(name) for name in self._devices),
-            pid=os.getpid(),
-        )
-
-    def _sizes(self) -> tuple[int, int]:
-        """Bytes of weights, cache and compute buffers: on all devices, and on GPUs."""
-        if self._engine is None:
-            return self._model.size_bytes, 0
-        gpus = _buffer_names()
-        rows = [(name, sum(parts)) for name, *parts in self._engine.memory_breakdown()]
-        return sum(n for _, n in rows), sum(n for name, n in rows if name in gpus)
-
-    def _capabilities(self) -> tuple[Capability, ...]:
-        """What the store declared, else what the file shows."""
-        if self._spec.capabilities:
-            return self._spec.capabilities
-        return ("completion",) if self._engine is not None else ("embedding",)
-
-
-def _shown_name(name: str) -> str:
-    """A device's name; of one of another machine with the address, as in its buffers' names."""
-    for device in _core.devices():
-        if device.name == name and backend_name(device.backend) == "rpc":
-            return f"{name}[{device.description}]"
-    return name
-
-
-def _buffer_names() -> set[str]:
-    """Names of the buffer types of all GPUs: the device's, or of another machine its number there and the address."""
-    names = set()
-    n_there: Counter[str] = Counter()
-    for device in _core.devices():
-        if backend_name(device.backend) == "rpc":
-            names.add(f"RPC{n_there[device.description]}[{device.description}]")
-            n_there[device.description] += 1
-        elif device.kind in ("gpu", "igpu"):
-            names.add(device.name)
-    return names
 
 
 class _Outlet:
@@ -188,17 +146,22 @@ def load_model(spec: ModelSpec, options: LoadOptions, report: ReportProgress | N
     Raises:
         InvalidRequestError: A load option is out of range.
         ModelFileError: A file is missing.
-        LoadError: The native side refused the file, or there was not enough memory.
+        LoadError: The native side refused the file, or there was not enough memory; the error says which.
     """
     check_options(options)
-    if spec.projector:
+    if spec.projector and not LOADS_PROJECTORS:
         logger.warning("%s: its vision part is not used: this version runs text only", spec.name)
     for path in spec.paths:
         if not os.path.isfile(path):
             name = os.path.basename(path)
             raise ModelFileError(f"model file {name} does not exist", path=name, hint="pull the model again")
     _core.set_log_level(_INFO_LEVEL)
-    options = name_devices(options)  # before the tuned settings, which are kept by device
+    with out_of_memory_marked():
+        return _load(spec, options, report)
+
+
+def _load(spec: ModelSpec, options: LoadOptions, report: ReportProgress | None) -> Loaded:
+    options, note = place(options)  # before the tuned settings, which are kept by device
     setup = tuned_setup(spec, options, model_loader(spec, options), report)
     tuned, repack = with_setup(options, setup)
     # of what was tuned for generation only threads count for embeddings: a micro-batch bounds their inputs
@@ -209,7 +172,7 @@ def load_model(spec: ModelSpec, options: LoadOptions, report: ReportProgress | N
         model = _core.Model(list(spec.paths), model_params(tuned, repack=repack), progress)
     if report is not None:
         report(1.0, "context")
-    return Loaded(model, spec, tuned, embedding_options)
+    return Loaded(model, spec, tuned, embedding_options, (note,) if note else ())
 
 
 def model_loader(spec: ModelSpec, options: LoadOptions) -> Callable[[bool], _core.Model]:
@@ -220,32 +183,6 @@ def model_loader(spec: ModelSpec, options: LoadOptions) -> Callable[[bool], _cor
         return _core.Model(list(spec.paths), model_params(count_layers(spec, named, repack=repack), repack=repack))
 
     return load
-
-
-def _load_draft(model: _core.Model, spec: ModelSpec, options: LoadOptions) -> _core.Model | None:
-    """The draft model that the caller or the model names; None, with a warning, when it can't guess for this one.
-
-    Raises:
-        ModelFileError: Its file does not exist.
-        LoadError: The native side refused it.
-    """
-    path = spec.draft if options.draft is None else options.draft
-    if not path or options.n_draft_max == 0:
-        return None
-    name = os.path.basename(path)
-    if not os.path.isfile(path):
-        hint = "pull the model again" if options.draft is None else "give the path of a GGUF file"
-        raise ModelFileError(f"draft model file {name} does not exist", path=name, hint=hint)
-    if not memory_kind(model.memory_kind, model.n_swa).can_draft:
-        logger.warning("%s: no draft model: the %s memory can't take guesses back", spec.name, model.memory_kind)
-        return None
-    draft = _core.Model([path], model_params(options))
-    reason = why_unfit(model, draft)
-    if reason is not None:
-        logger.warning("%s: the draft model %s is not used: %s", spec.name, name, reason)
-        draft.close()
-        return None
-    return draft
 
 
 def check_options(options: LoadOptions) -> None:

@@ -79,15 +79,15 @@ class LocalRunner:
 
     @classmethod
     def load(cls, spec: ModelSpec, options: LoadOptions, *, on_progress: ProgressCallback | None = None) -> LocalRunner:
-        """Load the model in this thread.
+        """Load the model in this thread, smaller where memory is short and the options leave it open.
 
         Raises:
             LoadError, ModelFileError, InvalidRequestError: It can't be loaded like this.
         """
-        from donabe.runner.load import load_model  # the native module is imported only here
+        from donabe.runner.fitting import load_fitting  # the native module is imported only here
 
         report = (lambda fraction, _stage: on_progress(fraction)) if on_progress is not None else None
-        return cls(load_model(spec, options, report))
+        return cls(load_fitting(spec, options, report))
 
     @classmethod
     async def start(

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from donabe.errors import InvalidRequestError, RunnerError
+from donabe.runner.plans import MemoryPlan
+from donabe.runner.smaller import AS_ASKED, Smaller
 from donabe.types import (
     ChatRequest,
     ClassifyRequest,
@@ -26,7 +28,7 @@ from donabe.types import (
     RerankRequest,
 )
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 512 * 1024 * 1024  # images and embedding matrices are the large ones; beyond it, a broken peer
 HEADER_BYTES = 4
 
@@ -40,8 +42,24 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 # --- parent to child -------------------------------------------------------------------------------------------------
 
 
+class Plan(_Message, frozen=True, tag=True):
+    """Plan the load of this model, before `Load`. Answered by `Planned`, or by `Exiting`.
+
+    Attributes:
+        smaller: The way to load that is planned.
+        is_quick: No plan is needed where memory is plentiful.
+        may_shrink: Look for a smaller way if this one does not fit.
+    """
+
+    spec: ModelSpec
+    options: LoadOptions
+    smaller: Smaller = AS_ASKED
+    is_quick: bool = False
+    may_shrink: bool = False
+
+
 class Load(_Message, frozen=True, tag=True):
-    """First message: load this model. Answered by `LoadProgress`... then `Ready` or `Exiting`."""
+    """Load this model. Answered by `LoadProgress`... then `Ready` or `Exiting`."""
 
     version: int
     spec: ModelSpec
@@ -95,6 +113,13 @@ class Shutdown(_Message, frozen=True, tag=True):
 
 
 # --- child to parent -------------------------------------------------------------------------------------------------
+
+
+class Planned(_Message, frozen=True, tag=True):
+    """`plan` is None where none is needed, or none can be made."""
+
+    smaller: Smaller = AS_ASKED
+    plan: MemoryPlan | None = None
 
 
 class Ready(_Message, frozen=True, tag=True):
@@ -155,8 +180,8 @@ class Exiting(_Message, frozen=True, tag=True):
     error: Failed | None = None
 
 
-ParentMessage = Load | Start | Cancel | Render | Tokenize | Detokenize | Status | Ping | Shutdown
-ChildMessage = Ready | LoadProgress | Events | Reply | ErrorReply | Pong | LogLines | Exiting
+ParentMessage = Plan | Load | Start | Cancel | Render | Tokenize | Detokenize | Status | Ping | Shutdown
+ChildMessage = Planned | Ready | LoadProgress | Events | Reply | ErrorReply | Pong | LogLines | Exiting
 
 _HEADER = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import msgspec
 
 from donabe import _core
 from donabe.devices.rpc import add_workers
 from donabe.devices.start import choose_devices
-from donabe.engine.build import planned_contexts
 from donabe.errors import InvalidRequestError
+from donabe.runner.plans import CPU
+from donabe.runner.probe import Probe
 from donabe.types import LoadOptions, ModelSpec
 
 logger = logging.getLogger("donabe.runner")
 
-CPU = "CPU"
 MARGIN_BYTES = 512 << 20  # left free on each device: drivers and displays need some, and plans are not exact
-_EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 
 # (layers on devices, layers whose experts are not) -> bytes by device
 Need = Callable[[int, int], Mapping[str, int]]
@@ -37,11 +35,16 @@ def name_devices(options: LoadOptions) -> LoadOptions:
         RunnerStartError: An RPC worker can't be reached, or speaks another version.
         LoadError: There is no CPU backend.
     """
+    return place(options)[0]
+
+
+def place(options: LoadOptions) -> tuple[LoadOptions, str]:
+    """`name_devices`, and why a GPU of this machine stays unused; "" where none does."""
     asks_for_none = options.n_gpu_layers == 0 and not options.devices and options.backend is None
     is_for_cpu = asks_for_none or options.devices == (CPU,)
     if not is_for_cpu and options.backend != "cpu":
         add_workers(options.rpc, _core)
-    names = choose_devices("cpu" if is_for_cpu else options.backend, options.devices)
+    names, note = choose_devices("cpu" if is_for_cpu else options.backend, options.devices)
     if options.main_gpu is not None and names and options.main_gpu >= len(names):
         raise InvalidRequestError(
             f"main_gpu {options.main_gpu} is not there: {len(names)} devices are used, counted from 0",
@@ -52,16 +55,19 @@ def name_devices(options: LoadOptions) -> LoadOptions:
         raise InvalidRequestError(
             f"tensor_split has {len(options.tensor_split)} shares for {len(names)} devices", field="tensor_split"
         )
-    return msgspec.structs.replace(options, devices=names or (CPU,))
+    return msgspec.structs.replace(options, devices=names or (CPU,)), note
 
 
-def count_layers(spec: ModelSpec, options: LoadOptions, *, repack: bool = True) -> LoadOptions:
-    """The options, whose devices are named, with as many layers on these as fit. Idempotent.
+def count_layers(
+    spec: ModelSpec, options: LoadOptions, *, repack: bool = True, probe: Probe | None = None
+) -> LoadOptions:
+    """The options, whose devices are named, with as many layers on these as fit beside the draft model. Idempotent.
 
     What decides about memory must be final in the options: where settings were tuned, these.
 
     Args:
         repack: Whether the weights that stay on the CPU will be repacked.
+        probe: Of the same model and devices, if there is one already.
 
     Raises:
         LoadError: The file can't be planned.
@@ -70,12 +76,12 @@ def count_layers(spec: ModelSpec, options: LoadOptions, *, repack: bool = True) 
         return options
     used = options.devices if options.main_gpu is None else (options.devices[options.main_gpu],)
     free = {device.name: device.memory_free_bytes for device in _core.devices() if device.name in used}
-    head = probe_model(spec, options, repack=repack)
-    n_layer, n_expert = head.n_layer, head.n_expert
+    probe = probe or Probe(spec, options, repack=repack)
+    n_layer, n_expert = probe.head.n_layer, probe.head.n_expert
 
-    def need(n_gpu_layers: int, n_cpu_moe: int) -> dict[str, int]:
+    def need(n_gpu_layers: int, n_cpu_moe: int) -> Mapping[str, int]:
         trial = msgspec.structs.replace(options, n_gpu_layers=n_gpu_layers, n_cpu_moe=n_cpu_moe)
-        return device_bytes(probe_model(spec, trial, repack=repack), trial)
+        return probe.ask(trial).device_bytes()
 
     n_gpu_layers, n_cpu_moe = fit_layers(need, free, n_layer, has_experts=n_expert > 0, n_cpu_moe=options.n_cpu_moe)
     n_moved = n_cpu_moe if options.n_cpu_moe is None else 0  # the user's own choice needs no warning
@@ -121,52 +127,3 @@ def _bisect(low: int, high: int, holds: Callable[[int], bool]) -> int:
         else:
             low = middle + 1
     return high
-
-
-def probe_model(spec: ModelSpec, options: LoadOptions, *, repack: bool = True) -> _core.Model:
-    """The model's facts and vocabulary without its weights."""
-    return _core.Model(list(spec.paths), model_params(options, repack=repack, no_alloc=True))
-
-
-def device_bytes(model: _core.Model, options: LoadOptions) -> dict[str, int]:
-    """Planned bytes by device, the machine's own memory left out."""
-    _, params, _ = planned_contexts(_core, model, options, None)
-    total: dict[str, int] = {}
-    for _buffer, device, is_host, *parts in _core.plan_memory(model, params)["uses"]:
-        if device and not is_host:
-            total[device] = total.get(device, 0) + sum(parts)
-    return total
-
-
-def model_params(options: LoadOptions, *, repack: bool = True, no_alloc: bool = False) -> _core.ModelParams:
-    """Native parameters of placed options; without devices llama.cpp chooses."""
-    gpus = {device.name for device in _core.devices() if device.kind in ("gpu", "igpu")}
-    devices = [name for name in options.devices if name in gpus] if options.devices else None
-    return _core.ModelParams(
-        n_gpu_layers=-1 if options.n_gpu_layers is None else options.n_gpu_layers,
-        main_gpu=(options.main_gpu or 0) if devices != [] else 0,
-        split_mode="none" if options.main_gpu is not None and devices != [] else "layer",
-        tensor_split=options.tensor_split if devices != [] else (),
-        devices=devices,
-        load_mode=_load_mode(options),
-        use_extra_bufts=repack,
-        no_alloc=no_alloc,
-        cpu_tensors=_cpu_tensors(options.n_cpu_moe) if devices != [] else (),
-    )
-
-
-def _cpu_tensors(n_cpu_moe: int | None) -> tuple[str, ...]:
-    """Patterns of the tensors that stay in the machine's memory: the experts of the first layers, or of all (-1)."""
-    if not n_cpu_moe:
-        return ()
-    if n_cpu_moe < 0:
-        return (_EXPERTS,)
-    return tuple(rf"blk\.{layer}{_EXPERTS}" for layer in range(min(n_cpu_moe, 1024)))
-
-
-def _load_mode(options: LoadOptions) -> Literal["auto", "none", "mmap", "mlock", "mmap_mlock"]:
-    if options.use_mlock:
-        return "mlock" if options.use_mmap is False else "mmap_mlock"
-    if options.use_mmap is None:
-        return "auto"
-    return "mmap" if options.use_mmap else "none"

@@ -1,8 +1,9 @@
 """The child process of `donabe fit`: `python -m donabe.runner.plan_child`.
 
 Reads one JSON object from stdin: `spec` (a ModelSpec), `options` (LoadOptions) and `contexts`, whether to plan other
-contexts too. Writes one to stdout: `{"plan": MemoryPlan, "contexts": [MemoryPlan, ...]}` or `{"error", "hint"}`. It
-imports what a runner imports, so that its own size is that of a runner without a model. A native abort ends it alone.
+contexts too. Writes one to stdout: `{"plan": MemoryPlan, "given_up": "what a load would give up to fit", "contexts":
+[MemoryPlan, ...]}` or `{"error", "hint"}`. It imports what a runner imports, so that its own size is that of a runner
+without a model. A native abort ends it alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import msgspec
 
 import donabe.runner.child  # noqa: F401  # for its size
 from donabe.errors import DonabeError
-from donabe.runner.memory_plan import context_choices, plan_load
+from donabe.runner.memory_plan import Planner, context_choices, whole_process_plan
+from donabe.runner.smaller import Smaller
 from donabe.types import LoadOptions, ModelSpec
 
 
@@ -27,16 +29,15 @@ class _Request(msgspec.Struct, kw_only=True):
 def main() -> int:
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=_Request)
     try:
-        plan = plan_load(request.spec, request.options)
-        answer: dict[str, Any] = {"plan": plan}
+        planner = Planner(request.spec, request.options)
+        plan = whole_process_plan(planner, Smaller(may_split=True))
+        answer: dict[str, Any] = {"plan": plan, "given_up": _given_up(planner)}
         if request.contexts:
             answer["contexts"] = [
-                plan_load(
-                    request.spec,
-                    msgspec.structs.replace(request.options, n_ctx_per_request=n_ctx),
-                    process_bytes=plan.process_bytes,
+                whole_process_plan(
+                    planner.with_requests_of(n_ctx), Smaller(may_split=True), process_bytes=plan.process_bytes
                 )
-                for n_ctx in context_choices(request.spec, request.options)
+                for n_ctx in context_choices(planner)
             ]
         code = 0
     except DonabeError as error:
@@ -44,6 +45,12 @@ def main() -> int:
         code = 1
     sys.stdout.buffer.write(msgspec.json.encode(answer))
     return code
+
+
+def _given_up(planner: Planner) -> str:
+    """What a load would give up to fit; "" when it fits as asked, or not at all."""
+    found = planner.fit(planner.plan())
+    return found[0].describe(found[1]) if found is not None else ""
 
 
 if __name__ == "__main__":

@@ -62,7 +62,6 @@ class Collaborators:
     pull: PullModel
     read_metadata: ReadMetadata
     start_runner: StartRunner
-    free_bytes: Callable[[], int] | None = None  # memory a new model could have; None plans without it
     creator: ModelCreator | None = None  # without it and `uploads` there are no routes that make models
     uploads: Uploads | None = None
     push: PullModel | None = None
@@ -117,7 +116,7 @@ def _model_pool(settings: ServerSettings, collaborators: Collaborators) -> Model
         max_queue=settings.max_queue,
         keep_alive_s=settings.keep_alive_s,
     )
-    return ModelPool(collaborators.start_runner, limits=limits, free_bytes=collaborators.free_bytes)
+    return ModelPool(collaborators.start_runner, limits=limits)
 
 
 def _load_defaults(settings: ServerSettings) -> LoadDefaults:

@@ -7,15 +7,15 @@ import math
 import os
 import platform
 import threading
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import msgspec
-import psutil
 
+from donabe.pool.contracts import StartRunner
 from donabe.registry.jobs import Puller, Pusher
 from donabe.registry.sources import options_from
+from donabe.runner.admission import Admission
 from donabe.runner.api import ModelRunner
 from donabe.runner.client import Deadlines, RunnerProcess
 from donabe.runner.spare import SpareRunner
@@ -53,9 +53,8 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
         store=store,
         pull=pull,
         read_metadata=read_metadata,
-        free_bytes=_free_bytes if replicas is None else None,  # replicas may be on other machines
         start_runner=partial(
-            _start_runner, cast("Settings", settings), start if replicas is None else replicas.start_runner
+            _start_runner, cast("Settings", settings), start if replicas is None else _unplanned(replicas)
         ),
         creator=ModelCreator(store, pull=pull),
         uploads=Uploads(store),
@@ -80,11 +79,6 @@ def deadlines_for(settings: ServerSettings) -> Deadlines:
     return dataclasses.replace(Deadlines(), load_stall_s=stall_s if math.isfinite(stall_s) else 86_400.0)
 
 
-def _free_bytes() -> int:
-    """Memory a new model could have. On a machine with GPUs the runner places layers itself, by their memory."""
-    return int(psutil.virtual_memory().available)
-
-
 def _replicas(settings: Settings) -> ReplicaCluster | None:
     """The Ray cluster that models run in, when copies of them are asked for."""
     if settings.replicas == 0:
@@ -105,11 +99,22 @@ def _replicas(settings: Settings) -> ReplicaCluster | None:
     )
 
 
+def _unplanned(replicas: ReplicaCluster) -> StartRunner:
+    """Replicas may be on other machines: each makes itself as small as it must."""
+
+    async def start(spec: ModelSpec, options: LoadOptions, *, admission: Admission | None = None) -> ModelRunner:
+        return await replicas.start_runner(spec, options)
+
+    return start
+
+
 async def _start_runner(
     settings: Settings,
-    start: Callable[[ModelSpec, LoadOptions], Awaitable[ModelRunner]],
+    start: StartRunner,
     spec: ModelSpec,
     options: LoadOptions,
+    *,
+    admission: Admission | None = None,
 ) -> ModelRunner:
     options = msgspec.structs.replace(
         options,
@@ -117,4 +122,4 @@ async def _start_runner(
         prefix_cache_disk_bytes=settings.prefix_cache_disk_bytes,
         prefix_cache_home=str(settings.home),
     )
-    return await start(spec, options)
+    return await start(spec, options, admission=admission)

@@ -348,5 +348,5 @@ def _reply(prepared: Prepared, lease: Lease, events: AsyncIterator[Event]) -> Re
 
 
 def _warnings(prepared: Prepared, lease: Lease) -> tuple[str, ...]:
-    """With what was given up to load the model."""
-    return (*prepared.warnings, lease.note) if lease.note else prepared.warnings
+    """With what was given up to load the model, or keeps it from being faster."""
+    return (*prepared.warnings, *lease.notes)

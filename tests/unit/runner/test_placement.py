@@ -9,7 +9,9 @@ import pytest
 from donabe.errors import InvalidRequestError
 from donabe.runner import placement
 from donabe.runner.load import check_options
-from donabe.runner.placement import CPU, MARGIN_BYTES, count_layers, fit_layers, model_params, name_devices
+from donabe.runner.native_params import model_params
+from donabe.runner.placement import MARGIN_BYTES, count_layers, fit_layers, name_devices
+from donabe.runner.plans import CPU
 from donabe.types import LoadOptions, ModelDetails, ModelSpec
 
 N_LAYER = 10
@@ -64,9 +66,9 @@ def test_every_device_keeps_its_margin() -> None:
 def test_without_devices_a_model_is_placed_on_the_cpu_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    def choose(backend: object, names: object) -> tuple[str, ...]:
+    def choose(backend: object, names: object) -> tuple[tuple[str, ...], str]:
         asked.append((backend, names))
-        return ()
+        return (), ""
 
     monkeypatch.setattr(placement, "choose_devices", choose)
     placed = place(SPEC, LoadOptions())
@@ -77,7 +79,7 @@ def test_without_devices_a_model_is_placed_on_the_cpu_once(monkeypatch: pytest.M
 
 
 def test_given_layers_are_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "choose_devices", lambda *_: ("CUDA0", "CUDA1"))
+    monkeypatch.setattr(placement, "choose_devices", lambda *_: (("CUDA0", "CUDA1"), ""))
     placed = place(SPEC, LoadOptions(n_gpu_layers=7, main_gpu=1, tensor_split=(1.0, 2.0)))
     assert (placed.devices, placed.n_gpu_layers, placed.main_gpu) == (("CUDA0", "CUDA1"), 7, 1)
     with pytest.raises(InvalidRequestError, match="main_gpu 2 is not there"):
@@ -90,9 +92,12 @@ def test_only_what_did_not_fit_is_warned_of(monkeypatch: pytest.MonkeyPatch, cap
     """Experts that the user keeps in main memory are his choice."""
     free = [10 * 1000 + 50]
     head = SimpleNamespace(n_layer=N_LAYER, n_expert=8)
-    monkeypatch.setattr(placement, "choose_devices", lambda *_: ("CUDA0",))
-    monkeypatch.setattr(placement, "probe_model", lambda *_, **__: head)
-    monkeypatch.setattr(placement, "device_bytes", lambda _, trial: need(trial.n_gpu_layers, trial.n_cpu_moe))
+    monkeypatch.setattr(placement, "choose_devices", lambda *_: (("CUDA0",), ""))
+    probe = SimpleNamespace(
+        head=head,
+        ask=lambda trial: SimpleNamespace(device_bytes=lambda: need(trial.n_gpu_layers, trial.n_cpu_moe)),
+    )
+    monkeypatch.setattr(placement, "Probe", lambda *_, **__: probe)
     monkeypatch.setattr(
         placement._core,
         "devices",

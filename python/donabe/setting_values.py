@@ -256,18 +256,29 @@ class Duration:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Bytes: a number, or a text such as `512MB`, `4GiB`."""
+    """Bytes: a number, or a text such as `512MB`, `4GiB`. With `auto`, that word means None."""
 
-    label: str = "size"
+    auto: bool = False
 
-    def __call__(self, raw: object) -> int:
-        if isinstance(raw, int) and not isinstance(raw, bool) and raw >= 0:
-            return raw
-        match = _SIZE.fullmatch(clean_text(raw)) if isinstance(raw, str) else None
-        if match is None:
-            raise ValueError(f"must be a size such as 512MB or 4GiB, not {_shown(raw)}")
-        number, prefix, binary = match.groups()
-        return int(float(number) * (1024 if binary else 1000) ** _SIZE_POWERS[prefix.lower()])
+    @property
+    def label(self) -> str:
+        return "size or auto" if self.auto else "size"
+
+    def __call__(self, raw: object) -> int | None:
+        if self.auto and isinstance(raw, str) and clean_text(raw).lower() == "auto":
+            return None
+        return parse_size(raw)
+
+
+def parse_size(raw: object) -> int:
+    """Bytes of a number or a text such as `512MB`, `4GiB`; raises ValueError."""
+    if isinstance(raw, int) and not isinstance(raw, bool) and raw >= 0:
+        return raw
+    match = _SIZE.fullmatch(clean_text(raw)) if isinstance(raw, str) else None
+    if match is None:
+        raise ValueError(f"must be a size such as 512MB or 4GiB, not {_shown(raw)}")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** _SIZE_POWERS[prefix.lower()])
 
 
 @dataclass(frozen=True, slots=True)

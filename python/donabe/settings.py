@@ -256,11 +256,19 @@ class Settings:
         shown="auto",
         name="max_step_latency",
     )
-    prefix_cache_ram_bytes: int = _declare(
-        Size(),
-        256 << 20,
-        "memory of each model for prefixes that left its KV cache, 0 = none",
-        shown="256MiB",
+    prefix_cache_pool_bytes: int | None = _declare(
+        Size(auto=True),
+        None,
+        "part of each model's KV cache that prefixes may hold while no request uses them, auto = all that is free",
+        shown="auto",
+        name="prefix_cache_pool",
+    )
+    prefix_cache_ram_bytes: int | None = _declare(
+        Size(auto=True),
+        None,
+        "memory of each model for prefixes that left its KV cache, 0 = none, auto = about as large as that, by the "
+        "machine's memory",
+        shown="auto",
         name="prefix_cache_ram",
     )
     prefix_cache_disk_bytes: int = _declare(

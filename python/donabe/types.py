@@ -70,9 +70,11 @@ class LoadOptions(_Value, frozen=True, kw_only=True):
     draft: str | None = None  # GGUF of a draft model; None = the one the model names, if any; "" = none
     n_draft_max: int | None = None  # tokens guessed for a sequence in one step; 0 = no speculation
     prefix_cache: bool = True
+    prefix_cache_pool_bytes: int | None = None  # of the KV pool for idle prefixes; None = all that running ones leave
     prefix_cache_ram_bytes: int | None = None  # 0 = off
     prefix_cache_disk_bytes: int | None = None  # all models together; 0 = off
     prefix_cache_home: str | None = None  # folder of the disk tier and its key; None = donabe's own
+    n_waiting_max: int | None = None  # requests that may wait beside the running ones; one more is refused
     max_step_latency_s: float | None = None  # bound on the gap between two tokens of a running stream
     auto_tune: Literal["off", "cached", "on"] = "cached"  # measured settings: ignored, used if there, made if missing
 

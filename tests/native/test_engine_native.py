@@ -13,6 +13,7 @@ from donabe.engine.build import build_engine
 from donabe.engine.engine import Engine
 from donabe.engine.kinds import memory_kind
 from donabe.engine.request import EngineRequest, SequenceOutput
+from donabe.errors import ServerBusyError
 from donabe.types import FinishReason, LoadOptions
 
 
@@ -293,3 +294,23 @@ def test_steps_of_the_same_shape_reuse_the_graph(tiny_model: Callable[[str], str
     after = bench.engine.status()
     assert after.n_steps - before.n_steps == 50
     assert after.n_graphs_reused - before.n_graphs_reused >= 48
+
+
+@pytest.mark.parametrize("kind", ["dense"])
+def test_built_engine_has_the_limits_it_was_given(path):
+    options = LoadOptions(n_threads=1, n_ctx=1024, n_parallel=2, n_waiting_max=600, prefix_cache_pool_bytes=1_000_000)
+    engine = build_engine(_core.Model(path), options, lambda _: None)
+    tokens = np.array(prompt(100), np.int32)
+    for i in range(600 + 2):  # those that will run come on top
+        engine.submit(EngineRequest(request_id=str(i), tokens=tokens, max_tokens=1))
+    with pytest.raises(ServerBusyError, match="602 requests"):
+        engine.submit(EngineRequest(request_id="more", tokens=tokens, max_tokens=1))
+    while engine.has_work():
+        engine.step()
+    for i in range(4):
+        engine.submit(EngineRequest(request_id=str(i), tokens=np.array(prompt(300, i), np.int32), max_tokens=1))
+    while engine.has_work():
+        engine.step()
+    status = engine.status()
+    assert 0 < status.n_cells_cached * status.kv_bytes_per_cell <= 1_000_000
+    engine.check()

@@ -25,10 +25,10 @@ def file_as_absolute(ctx: click.Context, param: click.Parameter, value: str | No
 def _bytes_per_second(ctx: click.Context, param: click.Parameter, value: str | None) -> int:
     if value is None:
         return 0
-    from donabe.setting_values import Size
+    from donabe.setting_values import parse_size
 
     try:
-        rate = Size()(value)
+        rate = parse_size(value)
     except (ValueError, OverflowError) as error:
         raise click.BadParameter(f"{error} (bytes per second)") from None
     if rate <= 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from donabe.engine.sequence import Sequence
+from donabe.engine.sequence import Call, Sequence
 
 
 class WaitingQueue:
@@ -13,18 +13,29 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._waiting: list[Sequence] = []
+        self._calls: Counter[Call] = Counter()  # waiting sequences of each
+
+    @property
+    def n_calls(self) -> int:
+        """Requests with a sequence that waits. Any thread may look."""
+        return len(self._calls)
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
+        self._calls[sequence.call] += 1
 
     def remove(self, sequence: Sequence) -> None:
         self._waiting.remove(sequence)
+        self._calls[sequence.call] -= 1
+        if not self._calls[sequence.call]:
+            del self._calls[sequence.call]
 
     def clear(self) -> None:
         self._waiting.clear()
+        self._calls.clear()
 
     def highest_priority(self) -> int:
         return max(sequence.priority for sequence in self._waiting)

@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 N_PARALLEL = 8
 N_UBATCH = 512
-CACHE_RAM_BYTES = 256 * MIB
+CACHE_RAM_BYTES = 256 * MIB  # automatic RAM tier: as large as the pool, at least this ...
+CACHE_RAM_SHARE = 1 / 16  # ... and at most this share of the machine's memory ...
+CACHE_RAM_BYTES_MAX = 8 << 30  # ... and this
+N_WAITING_MAX = 512
 CACHE_DISK_BYTES = 2_000_000_000
 N_DRAFT_MAX = 4  # guesses a step and sequence; the engine makes them only while they pay
 N_MODEL_DRAFT_MAX = 8  # with a draft model
@@ -94,8 +97,10 @@ def build_engine(
     engine_options = EngineOptions(
         n_parallel=size.n_parallel,
         n_ctx_per_request=size.n_ctx_per_request,
+        n_waiting_max=_n_waiting_max(options, size),
         prefix_cache=options.prefix_cache,
-        cache_ram_bytes=_cache_ram_bytes(options),
+        cache_pool_bytes=_given("prefix_cache_pool_bytes", options.prefix_cache_pool_bytes, 0, 1 << 50),
+        cache_ram_bytes=cache_ram_bytes(options, sum(row[2] for row in context.memory_breakdown())),
         max_step_latency_s=options.max_step_latency_s,
         n_draft_max=n_draft_max,
         adapters_key=";".join(f"{adapter.path}*{scale}" for adapter, scale in adapters),
@@ -147,9 +152,21 @@ def _draft_params(native: Any, options: LoadOptions, size: PoolSize) -> Any:
     )
 
 
-def _cache_ram_bytes(options: LoadOptions) -> int:
+def cache_ram_bytes(options: LoadOptions, pool_bytes: int) -> int:
+    """The RAM tier's budget. pool_bytes: of attention, windows and states together, so all that could leave at once."""
     given = _given("prefix_cache_ram_bytes", options.prefix_cache_ram_bytes, 0, 1 << 50)
-    return CACHE_RAM_BYTES if given is None else given
+    if given is not None:
+        return given
+    import psutil
+
+    most = min(int(psutil.virtual_memory().total * CACHE_RAM_SHARE), CACHE_RAM_BYTES_MAX)
+    return min(max(pool_bytes, CACHE_RAM_BYTES), most)
+
+
+def _n_waiting_max(options: LoadOptions, size: PoolSize) -> int:
+    """What was just submitted waits, too, until the next step: so those that will run then come on top."""
+    given = _given("n_waiting_max", options.n_waiting_max, 0, 1 << 30)
+    return (N_WAITING_MAX if given is None else given) + size.n_parallel
 
 
 def _open_disk_tier(

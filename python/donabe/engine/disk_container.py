@@ -117,6 +117,7 @@ def write_container(path: Path, key: bytes, header: Header, blobs: Sequence[memo
         with open(descriptor, "wb", buffering=0) as file:
             for part in (memoryview(front), *blobs):
                 _write_all(file, part)
+            os.fsync(file.fileno())  # else the name could outlive a power failure, and the contents not
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -124,7 +124,7 @@ class Engine:
 
     def submit(self, request: EngineRequest) -> None:
         call = build_call(self._native, self._model, request, self._n_ctx, self._options.adapters_key, self._clock())
-        self._inbox.submit(call, len(self._scheduler.waiting))
+        self._inbox.submit(call, self._scheduler.waiting.n_calls)
 
     def cancel(self, request_id: str) -> None:
         self._inbox.cancel(request_id)

@@ -19,7 +19,8 @@ class Inbox:
     def __init__(self, n_waiting_max: int) -> None:
         self._n_waiting_max = n_waiting_max
         self._items: deque[Call | str] = deque()  # new calls, and ids to cancel
-        self._lock = threading.Lock()  # guards _known_ids, _closed and their order with _items
+        self._n_calls = 0  # of the items; a request counts as one, whatever it asks for
+        self._lock = threading.Lock()  # guards _known_ids, _n_calls, _closed and their order with _items
         self._known_ids: set[str] = set()
         self._closed: DonabeError | None = None
         self._bell = threading.Event()
@@ -32,7 +33,7 @@ class Inbox:
         return self._closed is not None
 
     def submit(self, call: Call, n_waiting: int) -> None:
-        """Queue a call behind the `n_waiting` sequences that the scheduler holds.
+        """Queue a call behind the `n_waiting` ones that the scheduler holds.
 
         Raises:
             RunnerError: The engine has stopped.
@@ -45,7 +46,7 @@ class Inbox:
                 raise RunnerError(f"the engine has stopped: {self._closed}")
             if request_id in self._known_ids:
                 raise InvalidRequestError(f"request id {request_id!r} is in use", field="request_id")
-            n_waiting += len(self._items)
+            n_waiting += self._n_calls
             if n_waiting >= self._n_waiting_max:
                 raise ServerBusyError(
                     f"{n_waiting} requests are waiting for this model already",
@@ -53,6 +54,7 @@ class Inbox:
                 )
             self._known_ids.add(request_id)
             self._items.append(call)
+            self._n_calls += 1
         self._bell.set()
 
     def cancel(self, request_id: str) -> None:
@@ -71,7 +73,13 @@ class Inbox:
 
     def take(self) -> Call | str | None:
         """The oldest item; None when there is none."""
-        return self._items.popleft() if self._items else None
+        if not self._items:
+            return None
+        item = self._items.popleft()
+        if isinstance(item, Call):
+            with self._lock:
+                self._n_calls -= 1
+        return item
 
     def forget(self, request_id: str) -> None:
         """The request is over; its id may be used again."""
@@ -82,6 +90,7 @@ class Inbox:
         """Refuse what comes from now on; returns the calls nobody has taken. The first error stays the reason."""
         with self._lock:
             self._closed = self._closed or error
+            self._n_calls = 0
         calls = [item for item in list(self._items) if isinstance(item, Call)]
         self._items.clear()
         return calls

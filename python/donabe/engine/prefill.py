@@ -11,11 +11,10 @@ class PrefillTurns:
     """Equal shares; where a step has too few tokens for all, those whose last chunk is longest ago go first."""
 
     def __init__(self) -> None:
-        self._n_steps = 0
+        self._n_chunks = 0
 
     def share(self, prefilling: list[Sequence], n_tokens: int) -> list[int]:
         """Tokens for each, oldest first; what short prompts leave over goes to the first in turn."""
-        self._n_steps += 1
         wanted = [sequence.next_cut() - sequence.n_computed for sequence in prefilling]
         share = max(MIN_SHARE, n_tokens // len(prefilling))
         turns = list(range(len(prefilling)))
@@ -27,7 +26,8 @@ class PrefillTurns:
                 size = min(most, n_tokens, wanted[i] - sizes[i])
                 sizes[i] += size
                 n_tokens -= size
-        for sequence, size in zip(prefilling, sizes, strict=True):
-            if size:
-                sequence.prefilled_at = self._n_steps
+        for i in turns:
+            if sizes[i]:
+                self._n_chunks += 1
+                prefilling[i].prefilled_at = self._n_chunks
         return sizes

@@ -86,7 +86,7 @@ class Sequence:
         self.n_output_max = 1 << 30
         self.n_shifted = 0  # tokens dropped by context shifts
         self.n_preempted = 0
-        self.prefilled_at = 0  # step of its last prompt chunk
+        self.prefilled_at = 0  # its last prompt chunk's number among all
         self.n_drafted = 0
         self.n_accepted = 0
         self.cuts: list[int] = []  # ascending positions at which a chunk must end

@@ -56,9 +56,11 @@ class LoadKwargs(TypedDict, total=False):
     draft: str | None
     n_draft_max: int | None
     prefix_cache: bool
+    prefix_cache_pool_bytes: int | None
     prefix_cache_ram_bytes: int | None
     prefix_cache_disk_bytes: int | None
     prefix_cache_home: str | None
+    n_waiting_max: int | None
     max_step_latency_s: float | None
     auto_tune: Literal["off", "cached", "on"]
 

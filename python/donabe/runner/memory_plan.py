@@ -18,7 +18,7 @@ import psutil
 
 from donabe import _core
 from donabe.devices.memory import free_memory_bytes
-from donabe.engine.build import CACHE_RAM_BYTES
+from donabe.engine.build import cache_ram_bytes
 from donabe.errors import ModelFileError
 from donabe.runner.draft import draft_path
 from donabe.runner.load import LOADS_PROJECTORS, check_options
@@ -138,7 +138,9 @@ class Planner:
             output_bytes=plan["output_bytes"],
             process_bytes=process_bytes,
             resident_bytes=process_bytes + machine.total_bytes + plan["output_bytes"] + _loaded_bytes(projector),
-            prefix_cache_bytes=_prefix_cache_bytes(options),
+            prefix_cache_bytes=_prefix_cache_bytes(
+                options, plan["attention_bytes"] + plan["window_bytes"] + plan["state_bytes"]
+            ),
             devices=_with_free(devices.values(), reserve),
             projector=projector,
         )
@@ -163,10 +165,8 @@ def context_choices(planner: Planner) -> list[int]:
     return [*(n_ctx for n_ctx in DOUBLINGS if n_ctx < n_trained), n_trained]
 
 
-def _prefix_cache_bytes(options: LoadOptions) -> int:
-    if not options.prefix_cache:
-        return 0
-    return CACHE_RAM_BYTES if options.prefix_cache_ram_bytes is None else options.prefix_cache_ram_bytes
+def _prefix_cache_bytes(options: LoadOptions, pool_bytes: int) -> int:
+    return cache_ram_bytes(options, pool_bytes) if options.prefix_cache else 0
 
 
 def _projector(spec: ModelSpec) -> ProjectorPlan | None:

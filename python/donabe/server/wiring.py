@@ -118,6 +118,8 @@ async def _start_runner(
 ) -> ModelRunner:
     options = msgspec.structs.replace(
         options,
+        n_waiting_max=settings.max_queue,
+        prefix_cache_pool_bytes=settings.prefix_cache_pool_bytes,
         prefix_cache_ram_bytes=settings.prefix_cache_ram_bytes,
         prefix_cache_disk_bytes=settings.prefix_cache_disk_bytes,
         prefix_cache_home=str(settings.home),

@@ -6,9 +6,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from donabe.engine.build import MIN_POOL_CELLS, N_PARALLEL, build_engine, cell_bytes, pool_size
+from donabe.engine.build import (
+    CACHE_RAM_BYTES,
+    CACHE_RAM_BYTES_MAX,
+    MIN_POOL_CELLS,
+    N_PARALLEL,
+    build_engine,
+    cache_ram_bytes,
+    cell_bytes,
+    pool_size,
+)
 from donabe.engine.kinds import memory_kind
 from donabe.errors import CapabilityError, InvalidRequestError
+from donabe.runner.load import check_options
 from donabe.types import LoadOptions
 
 GIB = 1 << 30
@@ -82,6 +92,29 @@ def test_outputs_cover_every_sequence_and_its_guesses():
         size = sizes(LoadOptions(n_parallel=8), kind, n_draft_max=4)
         assert size.n_outputs_max >= max(size.n_seq_max, 8 * 5)
         assert size.n_outputs_max <= size.n_batch
+
+
+@pytest.mark.parametrize(
+    ("pool_bytes", "machine_bytes", "expected"),
+    [
+        (10 << 20, 64 * GIB, CACHE_RAM_BYTES),
+        (1 * GIB, 64 * GIB, 1 * GIB),
+        (20 * GIB, 64 * GIB, 4 * GIB),
+        (20 * GIB, 1024 * GIB, CACHE_RAM_BYTES_MAX),
+        (1 * GIB, 2 * GIB, 128 << 20),
+    ],
+)
+def test_automatic_ram_tier_follows_the_pool_and_the_machine(monkeypatch, pool_bytes, machine_bytes, expected):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=machine_bytes))
+    assert cache_ram_bytes(LoadOptions(), pool_bytes) == expected
+    assert cache_ram_bytes(LoadOptions(prefix_cache_ram_bytes=7), pool_bytes) == 7
+
+
+@pytest.mark.parametrize("name", ["prefix_cache_ram_bytes", "prefix_cache_pool_bytes", "n_waiting_max"])
+def test_negative_budget_is_refused_by_name(name):
+    with pytest.raises(InvalidRequestError) as error:
+        check_options(LoadOptions(**{name: -1}))
+    assert error.value.field == name
 
 
 def test_model_that_cannot_generate_is_refused():

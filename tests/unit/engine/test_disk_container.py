@@ -173,3 +173,12 @@ def test_a_killed_writer_leaves_whole_files_only(tmp_path):
     assert paths
     for path in paths:
         assert len(read(path)[1][0]) == 3_000_000
+
+
+def test_contents_are_on_the_disk_before_the_file_has_its_name(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append(("fsync", os.fstat(fd).st_size)) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda *paths: events.append(("replace", 0)) or replace(*paths))
+    size = write(tmp_path / "a.prefix")
+    assert events == [("fsync", size), ("replace", 0)]

@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.fakes import native
 from tests.fakes.engine_harness import KINDS, EngineHarness, fake_model, plain_answer, prompt
 
 from donabe.engine.disk_container import KEY_FILE
+from donabe.engine.disk_exchange import INDEX_WAIT_S
 from donabe.engine.disk_tier import FOLDER, MIN_STORE_TOKENS, DiskTier
 from donabe.engine.kinds import memory_kind
 from donabe.errors import StateError
@@ -283,6 +285,88 @@ def test_running_answers_go_on_while_a_file_is_read(home, monkeypatch):
     h.run()
     assert h.tokens["late"][0] == plain_answer(h.model, tokens)
     assert cached(h) == 319
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Holds back every reading of a file until it is set."""
+    gate = threading.Event()
+    read = DiskTier._read
+    monkeypatch.setattr(DiskTier, "_read", lambda tier, stored: gate.wait(20) and read(tier, stored))
+    yield gate
+    gate.set()
+
+
+def test_others_are_admitted_while_a_file_is_read_and_the_first_is_not_forgotten(home, gate):
+    tokens = prompt(320, 5)
+    home.start().answer(tokens)
+    h = home.start(options={"n_parallel": 2})
+    h.submit("first", tokens)
+    h.step()
+    assert not h.scheduler.running
+    for i in range(4):
+        h.submit(str(i), prompt(20, i), max_tokens=6)
+    h.step(10)
+    assert "0" in h.finals and not h.tokens["first"]
+    gate.set()
+    while "first" not in h.finals:
+        h.step()
+    h.run()
+    assert h.tokens["first"][0] == plain_answer(h.model, tokens)
+    assert cached(h) == 319
+
+
+def test_waiting_for_a_file_preempts_nobody(home, gate):
+    tokens = prompt(320, 5)
+    home.start().answer(tokens)
+    h = home.start(options={"n_parallel": 1})
+    h.submit("low", prompt(20, 9), max_tokens=30)
+    h.step(3)
+    h.submit("high", tokens, priority=5)
+    h.step(10)
+    assert h.engine.status().n_preemptions == 0 and len(h.tokens["low"][0]) >= 10
+    gate.set()
+    h.run()
+    assert list(h.finals) == ["high", "low"]
+
+
+def test_a_file_that_takes_too_long_is_given_up_and_the_prompt_computed(home, gate):
+    tokens = prompt(320, 5)
+    home.start().answer(tokens)
+    h = home.start()
+    h.submit("a", tokens)
+    h.step(2)
+    assert not h.scheduler.running
+    h.clock.now += 10
+    h.run()
+    assert h.tokens["a"][0] == plain_answer(h.model, tokens)
+    for branch in list(h.cache.tree.branches):
+        h.cache.drop(branch)
+    h.submit("b", tokens)
+    h.step()  # the reader still hangs: nobody waits for it again
+    assert h.scheduler.running
+    h.run()
+    assert cached(h) == 0
+
+
+def test_the_engine_thread_never_waits_for_the_index(home, monkeypatch):
+    tokens = prompt(320, 5)
+    home.start().answer(tokens)
+    home.stop()
+    gate = threading.Event()
+    index = DiskTier._load_index
+    monkeypatch.setattr(DiskTier, "_load_index", lambda tier: gate.wait(20) and index(tier))
+    h = home.harness = EngineHarness(disk=home.tier())
+    h.submit("long", tokens)
+    h.submit("short", prompt(20, 1))
+    started = time.monotonic()
+    h.step(8)
+    assert time.monotonic() - started < 5
+    assert "short" in h.finals and not h.tokens["long"]
+    h.clock.now += INDEX_WAIT_S
+    h.run()
+    assert h.tokens["long"][0] == plain_answer(h.model, tokens)
+    gate.set()
 
 
 def test_a_full_disk_only_costs_the_cache(home, monkeypatch):

@@ -101,6 +101,22 @@ def test_full_queue_refuses_and_the_rest_is_served():
     assert set(h.finals) == {"a", "b"}
 
 
+def test_queue_counts_requests_not_completions_or_cancels():
+    h = EngineHarness(n_waiting_max=4, n_parallel=1)
+    for i in range(3):
+        h.submit(str(i), prompt(5 + i), n=128, max_tokens=1)
+        h.engine.cancel("nobody")
+    h.step()
+    h.submit("3", prompt(9), max_tokens=1)  # the others' sequences wait already, this one only to be taken
+    with pytest.raises(ServerBusyError, match="4 requests"):
+        h.submit("4", prompt(9))
+    h.engine.cancel("1")
+    h.step()
+    h.submit("4", prompt(9), max_tokens=1)
+    h.run()
+    assert set(h.finals) == set("01234")
+
+
 def test_running_sequences_decode_together():
     h = EngineHarness(n_parallel=4)
     for i in range(4):

@@ -185,6 +185,44 @@ def test_idle_cells_are_limited_when_asked():
     assert h.engine.status().n_cells_cached <= 150
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_idle_prefixes_beyond_their_bytes_go_to_ram(kind):
+    state_bytes = 64  # of the fake's recurrent state
+    h = EngineHarness(kind, cache_pool_bytes=state_bytes if kind == "recurrent" else 15_000)
+    for i in range(3):
+        h.answer(prompt(100, i))
+    assert sum(b.is_idle for b in h.cache.tree.branches) == (kind != "opaque")
+    n_before = h.context.n_evaluated
+    h.answer([*prompt(100), 7], max_tokens=1)
+    assert h.context.n_evaluated - n_before <= (2 if kind != "opaque" else 101)
+
+
+def test_one_blob_may_take_all_of_the_ram_tier_while_nothing_is_dropped_for_it():
+    h = EngineHarness(n_ctx=512, cache_ram_bytes=40_000)
+    h.answer(prompt(300))
+    h.answer(prompt(400, 1))  # 30,800 bytes leave the pool
+    assert h.engine.status().cache_ram_bytes > 20_000
+    h.answer(prompt(400, 2))  # 40,800: does not fit
+    h.answer(prompt(330, 3))
+    h.answer(prompt(430, 4))  # 33,800: only if the first one were dropped
+    n_before = h.context.n_evaluated
+    h.answer([*prompt(300), 5], max_tokens=1)
+    assert h.context.n_evaluated - n_before <= 2
+
+
+def test_preempted_state_may_take_all_of_the_ram_tier():
+    h = EngineHarness("hybrid", n_ctx=512, cache_ram_bytes=40_000, n_parallel=1)
+    h.answer(prompt(150, 7), max_tokens=2)
+    h.answer(prompt(400, 8), max_tokens=2)
+    h.submit("low", prompt(300), max_tokens=30)
+    h.step(8)
+    n_before = h.context.n_evaluated
+    h.submit("high", prompt(100, 1), max_tokens=2, priority=1)
+    h.run()
+    assert h.engine.status().n_preemptions == 1
+    assert h.context.n_evaluated - n_before <= 100 + 2 + 30
+
+
 def test_without_prefix_cache_nothing_stays():
     h = EngineHarness(prefix_cache=False)
     h.answer(prompt(100))

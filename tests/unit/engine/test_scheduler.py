@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from tests.fakes.engine_harness import EngineHarness, fake_model, plain_answer, prompt
 
@@ -33,6 +35,28 @@ def test_prefill_is_shared_and_the_leftover_goes_to_the_oldest():
     assert last_batch(h) == {"a": 21 + 16 + 1, "b": 21, "?": 5}
 
 
+@pytest.mark.parametrize("n_prompts", [5, 12])
+def test_more_prompts_than_shares_of_a_step_take_turns(n_prompts):
+    h = EngineHarness(n_batch=64, n_parallel=n_prompts, n_seq_max=n_prompts + 2, n_ctx=8192)
+    for i in range(n_prompts):
+        h.submit(str(i), prompt(400, i), max_tokens=1)
+    h.step(10 * n_prompts // 4)
+    n_computed = sorted(s.n_computed for s in h.scheduler.running)
+    assert len(n_computed) == n_prompts
+    assert n_computed[-1] - n_computed[0] <= 16
+    h.run()
+
+
+def test_higher_priority_is_prefilled_first_where_not_all_get_a_share():
+    h = EngineHarness(n_batch=32, n_parallel=6, n_ctx=8192)
+    for i in range(4):
+        h.submit(f"low{i}", prompt(100, i), max_tokens=1)
+    h.step()
+    h.submit("high", prompt(100, 9), max_tokens=1, priority=1)
+    h.run()
+    assert next(iter(h.finals)) == "high"
+
+
 def test_alone_a_prompt_is_prefilled_at_full_batch_size():
     h = EngineHarness(n_batch=64)
     h.submit("a", prompt(200))
@@ -52,6 +76,27 @@ def test_gap_of_a_running_stream_stays_bounded_while_a_long_prompt_comes_in(boun
     assert max(gaps) <= (bound or 0.15)
     ttft = h.finals["long"][0].usage
     assert ttft.prompt_s <= 1.3 * 1600 * 0.002 * (0.15 if bound is None else 0.08) / ((bound or 0.15) * 0.85 - 0.012)
+
+
+@pytest.mark.parametrize("has_draft_model", [False, True])
+def test_guesses_count_in_the_bound_of_a_step_with_prompts(has_draft_model):
+    model = fake_model(decode_s=0.010, token_s=0.002, copy_period=7)
+    draft = fake_model(decode_s=0.0001, token_s=0.00001, copy_period=7) if has_draft_model else None
+    h = EngineHarness(
+        model=model, n_ctx=4096, n_batch=256, max_step_latency_s=0.1, n_draft_max=6, draft=draft, n_lanes=5
+    )
+    h.engine._speculation._step_time = lambda _: 1.0  # rows cost nothing: as much as possible is guessed
+    for i in range(3):
+        h.submit(str(i), prompt(7, i) * 4, max_tokens=400)
+    h.step(20)
+    before = h.engine.status().n_draft_tokens
+    h.submit("long", prompt(1600, 9), max_tokens=2)
+    while not h.tokens["long"][0]:
+        h.step()
+    assert h.engine.status().n_draft_tokens > before
+    for i in range(3):
+        gaps = [b - a for a, b in itertools.pairwise(h.times[str(i)])]
+        assert max(gaps) <= 0.1
 
 
 def test_oldest_first_when_nothing_else_differs():

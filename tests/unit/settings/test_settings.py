@@ -50,6 +50,12 @@ def test_a_chosen_value_equal_to_the_default_counts_as_set(tmp_path: Path) -> No
     assert load(tmp_path, DONABE_MAX_QUEUE="512").is_set("max_queue")
 
 
+def test_sizes_that_may_be_automatic(tmp_path: Path) -> None:
+    assert load(tmp_path).prefix_cache_ram_bytes is None
+    settings = load(tmp_path, DONABE_PREFIX_CACHE_RAM="1GiB", DONABE_PREFIX_CACHE_POOL="auto")
+    assert (settings.prefix_cache_ram_bytes, settings.prefix_cache_pool_bytes) == (1 << 30, None)
+
+
 def test_port_replaces_the_port_of_host(tmp_path: Path) -> None:
     assert load(tmp_path, {"port": "99"}, OLLAMA_HOST="http://box:80/x").address.url == "http://box:99/x"
 
@@ -68,6 +74,8 @@ def test_port_replaces_the_port_of_host(tmp_path: Path) -> None:
         ("debug", "3", "0 to 2"),
         ("max_body", "lots", "512MB"),
         ("max_step_latency", "-1s", "negative"),
+        ("prefix_cache_ram", "lots", "512MB"),
+        ("prefix_cache_pool", "-1", "512MB"),
         ("log_level", "loud", "info"),
     ],
 )

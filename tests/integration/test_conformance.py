@@ -5,20 +5,30 @@ Scripted models stand in where the text does not matter; cases where it does run
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.fakes.live import running
-from tests.fakes.runner import Request
+from tests.fakes.runner import Request, RunnerFactory
 from tests.fakes.server import make_server
 from tests.fakes.settings import FakeSettings
-from tests.integration.conformance import general, inference
+from tests.fakes.store import FakePull
+from tests.integration.conformance import general, inference, states
 from tests.integration.conformance.expectations import Case, check, send
 from tests.model_store import SMOLLM2
 from tests.real_server import real_server
 
+from donabe.server.app import Collaborators, create_app
+from donabe.service.create import ModelCreator
+from donabe.service.uploads import Uploads
+from donabe.store.metadata import read_metadata
+from donabe.store.models import ModelStore
 from donabe.types import (
     Delta,
     Event,
@@ -33,6 +43,8 @@ from donabe.types import (
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 CASES: list[Case] = [*general.CASES, *inference.CASES]
+N_EXAMPLES = 101  # of the reference's list
+DEADLINE_S = 10.0
 USAGE = Usage(n_prompt_tokens=11, n_output_tokens=3, prompt_s=0.0125, output_s=0.03025)
 ENTRY = TokenLogprob(token="Hel", token_id=5, logprob=-0.5, top=(TokenLogprob(token="Ho", token_id=6, logprob=-1.5),))
 CALL = ToolCall(name="get_weather", arguments='{"city":"Paris"}', id="call_abc")
@@ -74,6 +86,59 @@ def named(cases: list[Case]) -> list:
 @pytest.mark.parametrize("case", named(CASES))
 def test_scripted(scripted, case):
     check(case, send(scripted, case, {}))
+
+
+def check_in_order(url: str, cases: list[Case]) -> None:
+    for case in cases:
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            response = send(url, case, {})
+            try:
+                check(case, response)
+                break
+            except AssertionError:
+                if not case.is_eventual or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+
+@pytest.mark.parametrize("cases", [states.LOADING, states.NAMING], ids=["loading", "naming"])
+def test_cases_in_order(tmp_path, cases):
+    with running(make_server(script=script, settings=FakeSettings(home=tmp_path)).app) as url:
+        check_in_order(url, cases)
+
+
+def test_cases_of_making_models(tmp_path):
+    store, pull = ModelStore(tmp_path / "store"), FakePull()
+    collaborators = Collaborators(
+        store=store,  # type: ignore[arg-type]  # takes more kinds of names than the protocol asks for
+        pull=pull,
+        read_metadata=read_metadata,
+        start_runner=RunnerFactory(script),
+        creator=ModelCreator(store, pull=pull),
+        uploads=Uploads(store),
+        push=pull,
+    )
+    with running(create_app(FakeSettings(home=tmp_path), collaborators)) as url:
+        check_in_order(url, states.MAKING)
+
+
+def test_cases_of_a_full_server(tmp_path):
+    server = make_server(script=script, settings=FakeSettings(home=tmp_path, max_queue=0))
+    server.runners.gate = asyncio.Event()  # nothing sets it: the first request loads until its client gives up
+    with running(server.app) as url, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(httpx.post, f"{url}/api/generate", json={"model": "C"}, timeout=5)
+        deadline = time.monotonic() + DEADLINE_S
+        while not server.runners.loads:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        check_in_order(url, states.FULL)
+        assert isinstance(first.exception(), httpx.ReadTimeout)
+
+
+def test_every_example_has_a_case():
+    numbers = {int(case.id) for case in [*CASES, *states.CASES] if case.id.isdigit()}
+    assert numbers == set(range(1, N_EXAMPLES + 1))
 
 
 @pytest.mark.models

@@ -26,6 +26,7 @@ class Case:
         lines: Predicate over all lines or events of a stream.
         differs: What the reference does instead, and why donabe does not. Listed in docs/compatibility.md.
         real: Runs with a real model, too.
+        is_eventual: Comes true a little later.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Case:
     lines: Callable[[list[Any]], bool] | None = None
     differs: str = ""
     real: bool = False
+    is_eventual: bool = False
 
 
 def send(url: str, case: Case, models: dict[str, str]) -> httpx.Response:

@@ -84,6 +84,12 @@ PAGES = [
 ]  # fmt: skip
 
 DECODING = [
+    Case("13", "POST /api/generate", b"", 400, error="missing request body"),
+    Case("14", "POST /api/generate", b"{", 400, error="unexpected EOF"),
+    Case("15", "POST /api/generate", {"model": 5}, 400,
+         error=re.compile(r"json: cannot unmarshal number into Go struct field GenerateRequest\.model.*")),
+    Case("77", "POST /v1/chat/completions", b"", 400, error="EOF"),
+    Case("59", "POST /api/embeddings", {"model": ""}, 400, error="model is required"),
     *(Case("1.2", f"POST {path}", b" \n", 400, error="missing request body", type=NATIVE) for path in _STRUCTS),
     *(Case("1.2", f"POST {path}", b"", 400, error="EOF", type=NATIVE) for path in _V1_STRUCTS),
     *(Case("1.2", f"POST {path}", b"{", 400, error="unexpected EOF") for path in _EVERY),
@@ -113,6 +119,11 @@ DECODING = [
 ]  # fmt: skip
 
 NAMES = [
+    Case("36", "POST /api/generate", {"model": "nope", "prompt": "x"}, 404, error="model 'nope' not found"),
+    Case("36", "POST /api/generate", {"model": "", "prompt": "x"}, 404, error="model '' not found"),
+    Case("36", "POST /api/generate", {"model": "a b"}, 400, error="invalid model name"),
+    Case("58", "POST /api/embed", {"model": "nope", "input": "x"}, 404,
+         error='model "nope" not found, try pulling it first'),
     *(Case("3.4", f"POST {path}", {**body, "model": ""}, status, error=error) for path, body, status, error in (
         ("/api/generate", {"prompt": "x"}, 404, "model '' not found"),
         ("/api/chat", {"messages": HI}, 400, "model is required"),
@@ -148,6 +159,7 @@ NAMES = [
          error='use either :local or :cloud, not both: "x:cloud:local"'),
     Case("74", "POST /api/generate", {"model": "x:cloud", "prompt": "y"}, 403,
          error="ollama cloud is disabled: remote model is unavailable"),
+    Case("71", "POST /api/push", {}, 400, error="model is required"),
     Case("73", "POST /api/experimental/web_search", b"", 400, error="missing request body"),
     Case("73", "POST /api/experimental/web_search", {"query": "x"}, 403,
          error="ollama cloud is disabled: web search is unavailable"),

@@ -102,6 +102,35 @@ def test_cells_of_the_tree_are_those_in_use(kind: str, tiny_model: TinyModel, de
     assert len(n_seen) > 10
 
 
+@pytest.mark.parametrize("kind", ["iswa", "hybrid", "hybrid_iswa"])
+def test_compaction_of_whole_branches_lowers_the_highest_cell(
+    kind: str, tiny_model: TinyModel, debug_lines: DebugLines
+) -> None:
+    path = tiny_model(KINDS[kind])
+    bench = Bench(path, n_ctx=4096, n_parallel=6, cache_ram_bytes=1 << 26)
+    shared = prompt(400)
+    for i in range(3):
+        bench.submit(f"gone{i}", prompt(700, 90 + i), max_tokens=2)
+        bench.submit(f"kept{i}", [*shared, *prompt(100, i)], max_tokens=4, boundaries=(400,))
+    bench.run()
+    cache = bench.engine._cache
+    for branch in [b for b in cache.tree.branches if b.n >= 700]:
+        cache.drop(branch)
+    highest, n_used = probe(bench, debug_lines)
+    assert n_used == cache.tree.n_cells and highest > 2 * n_used
+    for _ in range(4):
+        bench.engine.idle()
+        check_cells(bench.engine)
+    highest, n_used = probe(bench, debug_lines)
+    assert highest == n_used == cache.tree.n_cells
+    plain = Bench(path, prefix_cache=False)
+    for i in range(3):
+        tokens = [*shared, *prompt(100, i), *bench.tokens[f"kept{i}"][0], *prompt(10, 7)]
+        n_before = bench.n_evaluated
+        bench.answer(tokens).assert_equals(plain.answer(tokens))
+        assert bench.n_evaluated - n_before <= 11
+
+
 def test_compaction_lowers_the_highest_cell(tiny_model: TinyModel, debug_lines: DebugLines) -> None:
     """Also with cells in the middle of branches, which have others before and after them."""
     bench = Bench(tiny_model("llama"), n_ctx=4096, n_parallel=6, cache_ram_bytes=0)

@@ -1,5 +1,5 @@
-"""Moves idle cells down in a dense pool. Attention costs time up to the highest cell in use, so one idle prefix at the
-top of the pool slows every step; llama.cpp does not defragment. Runs on the engine thread while nothing else does.
+"""Moves idle cells down in a pool. Attention costs time up to the highest cell in use, so one idle prefix at the top of
+the pool slows every step; llama.cpp does not defragment. Runs on the engine thread while nothing else does.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from donabe.engine.prefix_cache import PrefixCache
-from donabe.engine.radix import Branch, Node
+from donabe.engine.radix import Branch, Node, RadixTree
 from donabe.engine.ram_tier import Saved
 from donabe.errors import KvFullError, StateError
 
@@ -20,7 +20,68 @@ CELLS_PER_RUN = 2048  # bounds the time of one run
 N_SCRATCH_IDS = 2
 
 
-class Compactor:
+def compactor_for(cache: PrefixCache, memory: Memory) -> NodeCompactor | BranchCompactor | None:
+    """What the memory kind can do; None where there are no cells to move, or nothing stays in them."""
+    if cache.kind.any_point:
+        return NodeCompactor(cache, memory)
+    return BranchCompactor(cache) if cache.kind.counts_cells and cache.kind.shares else None
+
+
+def is_worthwhile(tree: RadixTree[Saved]) -> bool:
+    return tree.n_cells_peak >= max(MIN_PEAK_CELLS, PEAK_RATIO * tree.n_cells)
+
+
+class BranchCompactor:
+    """Copies branches whole, for kinds whose states can't be taken apart: windows and recurrent states.
+
+    A restored state has cells of its own. So of branches that share some, the one used last is moved, and the others
+    wait in the RAM tier; where that has no room for all of them, they stay where they are.
+    """
+
+    def __init__(self, cache: PrefixCache) -> None:
+        self._cache = cache
+        self._todo: list[Node[Saved]] | None = None  # families: nodes below a root; None = no pass under way
+
+    def run(self, now: float) -> bool:
+        """One bounded piece of work; False when there is nothing to do."""
+        tree = self._cache.tree
+        if self._todo is None:
+            if not is_worthwhile(tree):
+                return False
+            self._todo = list(tree.tops())
+        self._cache.copies.begin_step(None)
+        n_moved = 0
+        while self._todo and n_moved < CELLS_PER_RUN:
+            family = sorted(self._todo.pop().branches, key=lambda branch: branch.last_used)
+            if family and all(branch.is_idle for branch in family):
+                n_moved += self._move(family, now)
+        if not self._todo:
+            self._todo = None
+            tree.n_cells_peak = tree.n_cells
+        return True
+
+    def _move(self, family: list[Branch[Saved]], now: float) -> int:
+        cache = self._cache
+        *others, newest = family
+        if not cache.ram.fits(sum(cache.copies.whole_bytes(branch.n) for branch in others)):
+            return 0
+        for branch in others:
+            cache.eviction.evict(branch, now)
+        key, buffer, n, last_used = newest.key, newest.buffer, newest.n, newest.last_used
+        checkpoints = {k: saved for node in newest.path() for k, saved in node.checkpoints.items()}
+        try:
+            saved = Saved(cache.copies.save(newest.seq_id), n, last_used)
+        except StateError:
+            return 0
+        cache.drop(newest)
+        branch = cache.restore(key, buffer, saved, last_used)
+        if branch is not None:
+            branch.is_idle, branch.last_used = True, last_used
+            branch.leaf.checkpoints.update(checkpoints)
+        return n
+
+
+class NodeCompactor:
     """Copies tree nodes one by one: out to a blob, and back into the lowest free cells."""
 
     def __init__(self, cache: PrefixCache, memory: Memory) -> None:
@@ -28,11 +89,11 @@ class Compactor:
         self._memory = memory
         self._todo: list[Node[Saved]] | None = None  # None = no pass under way
 
-    def run(self) -> bool:
+    def run(self, now: float) -> bool:
         """One bounded piece of work; False when there is nothing to do."""
         tree = self._cache.tree
         if self._todo is None:
-            if tree.n_cells_peak < max(MIN_PEAK_CELLS, PEAK_RATIO * tree.n_cells):
+            if not is_worthwhile(tree):
                 return False
             self._todo = list(tree.nodes())
         n_moved = 0

@@ -16,7 +16,7 @@ import numpy as np
 
 from donabe.engine.api import Publish
 from donabe.engine.budget import RowTimes, StepBudget
-from donabe.engine.compaction import Compactor
+from donabe.engine.compaction import compactor_for
 from donabe.engine.copies import Copies
 from donabe.engine.disk_tier import DiskTier
 from donabe.engine.draft_model import DraftModel
@@ -107,7 +107,7 @@ class Engine:
             self._cache, self._budget, options, n_batch=context.n_batch, speculation=self._speculation
         )
         self._counters = Counters()
-        self._compactor = Compactor(self._cache, context.memory) if kind.any_point else None
+        self._compactor = compactor_for(self._cache, context.memory)
         self._lanes = Lanes(samplers, native, context.n_seq_max)
         self._n_cells_cached = 0
         self._ram_bytes = 0
@@ -217,7 +217,7 @@ class Engine:
         if self.has_work() or self._inbox.is_closed:
             return
         if self._compactor is not None:
-            self._compactor.run()
+            self._compactor.run(self._clock())
         self._cache.store_idle(self._clock())
 
     def close(self) -> None:

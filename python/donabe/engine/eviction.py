@@ -55,6 +55,10 @@ class Eviction:
         victim = self._victim(None, for_cells=True)
         return victim is not None and self._evict(victim, 0, now)
 
+    def evict(self, branch: Branch[Saved], now: float) -> None:
+        """Move this idle branch out of the pool."""
+        self._evict(branch, 0, now)
+
     def trim_idle(self, now: float) -> None:
         """Evict until idle branches hold no more than they may, as far as this step has time for the copies."""
         while self._idle_bytes is not None and self._cache.n_idle_bytes > self._idle_bytes:

@@ -184,9 +184,13 @@ class RadixTree(Generic[C]):
                 stack.extend(node.children)
         return found
 
+    def tops(self) -> Iterator[Node[C]]:
+        """The first node of every path: branches through different ones share nothing."""
+        return (child for root in self._roots.values() for child in root.children)
+
     def nodes(self) -> Iterator[Node[C]]:
         """All nodes except the roots, parents before children."""
-        stack = [child for root in self._roots.values() for child in root.children]
+        stack = list(self.tops())
         while stack:
             node = stack.pop()
             yield node

@@ -254,6 +254,54 @@ def test_compaction_when_idle_keeps_cells_and_answers():
     assert h.answer(tokens) == plain_answer(h.model, tokens)
 
 
+WHOLE = ["iswa", "hybrid", "hybrid_iswa"]
+
+
+def sparse_pool(kind: str, **options) -> EngineHarness:
+    """A pool whose high-water mark is far above the cells in use: two families of idle branches."""
+    h = EngineHarness(kind, n_ctx=8192, n_batch=256, n_parallel=6, n_seq_max=16, **options)
+    for i in range(3):
+        h.submit(f"gone{i}", prompt(900, 90 + i), max_tokens=4)
+        h.submit(f"kept{i}", [*prompt(400), *prompt(100, i)], max_tokens=4, boundaries=(400,))
+    h.run()
+    h.answer(prompt(300, 50), max_tokens=4)
+    for branch in list(h.cache.tree.branches):
+        if branch.n >= 900:
+            h.cache.drop(branch)
+    return h
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_compaction_moves_whole_branches_where_states_cant_be_taken_apart(kind):
+    h = sparse_pool(kind)
+    copied = h.context.memory.n_copied_bytes
+    for _ in range(5):
+        h.engine.idle()
+        h.check()
+    assert h.context.memory.n_copied_bytes > copied
+    assert h.cache.tree.n_cells_peak == h.cache.tree.n_cells < 1000
+    for tokens, n_new in (([*prompt(400), *prompt(20, 7)], 20), ([*prompt(300, 50), *prompt(20, 7)], 320)):
+        n_before = h.context.n_evaluated
+        assert h.answer(tokens, max_tokens=1) == plain_answer(h.model, tokens, max_tokens=1)
+        assert h.context.n_evaluated - n_before <= n_new
+    for i in range(3):  # in the pool, or in RAM
+        n_before = h.context.n_evaluated
+        tokens = [*prompt(400), *prompt(100, i), *h.tokens[f"kept{i}"][0], 7]
+        assert h.answer(tokens, max_tokens=1) == plain_answer(h.model, tokens, max_tokens=1)
+        assert h.context.n_evaluated - n_before <= 2
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_compaction_loses_no_branch_for_which_ram_has_no_room(kind):
+    h = sparse_pool(kind, cache_ram_bytes=40_000)
+    n_branches, n_cells = len(h.cache.tree.branches), h.cache.tree.n_cells
+    for _ in range(5):
+        h.engine.idle()
+        h.check()
+    assert (len(h.cache.tree.branches), h.cache.tree.n_cells) == (n_branches, n_cells)
+    assert h.cache.tree.n_cells_peak == n_cells
+
+
 def deep_tree(h):
     """Three levels of shared cells, at the top of a pool whose other cells are free again."""
     top, middle = prompt(400), prompt(300, 1)

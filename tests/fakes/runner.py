@@ -180,6 +180,7 @@ class RunnerFactory:
         self.loads: list[tuple[ModelSpec, LoadOptions]] = []
         self.error: DonabeError | None = None
         self.gate: asyncio.Event | None = None
+        self.info: dict[str, object] = {}  # of every runner
         self.ask: AskPlan | None = None  # plans loads; without it they can't be planned
         self.n_loading = 0
         self.max_loading = 0
@@ -200,7 +201,7 @@ class RunnerFactory:
         finally:
             self.n_loading -= 1
         asked = options.n_ctx_per_request
-        info = make_info() if asked is None else make_info(n_ctx_per_request=min(asked, 8192))
+        info = make_info(**({} if asked is None else {"n_ctx_per_request": min(asked, 8192)}) | self.info)
         runner = ScriptedRunner(self.script, info=info)
         self.runners.append(runner)
         return runner

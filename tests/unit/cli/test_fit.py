@@ -46,7 +46,9 @@ PLAN = {
         },
     ],
     "fits": False,
+    "projector": None,
 }
+PROJECTOR = {"file_bytes": 800_000_000, "is_loaded": False}
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any
 
     def answer(_module: str, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
         requests.append(request)
-        return {"plan": PLAN, "contexts": [PLAN]}
+        return {"plan": PLAN, "given_up": "", "contexts": [PLAN]}
 
     monkeypatch.setenv("DONABE_HOME", str(tmp_path))
     monkeypatch.setattr("donabe.store.resolve.resolve_model", lambda name, pull: spec)
@@ -79,6 +81,21 @@ def test_plan_is_shown_and_its_verdict_is_the_exit_code(asked: list[dict[str, An
     assert asked[0]["options"]["n_ctx_per_request"] == 1000
     assert asked[0]["options"]["n_gpu_layers"] == 12
     assert asked[0]["options"]["type_k"] == asked[0]["options"]["type_v"] == "q8_0"
+
+
+def test_what_is_not_loaded_and_what_a_load_would_give_up_is_said(
+    asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = CliRunner().invoke(root, ["fit", "m"]).output
+    assert "projector" not in plain
+    assert "made to fit" not in plain
+    answer = {"plan": PLAN | {"projector": PROJECTOR}, "given_up": "its context is only 4096 tokens", "contexts": []}
+    monkeypatch.setattr("donabe.cli.commands.fit.ask_child", lambda *_, **__: answer)
+    text = CliRunner().invoke(root, ["fit", "m"]).output
+    assert "its projector (800 MB) is not loaded: this version runs text only\n" in text
+    assert "a load would be made to fit: its context is only 4096 tokens\n" in text
+    value = json.loads(CliRunner().invoke(root, ["fit", "m", "--json"]).output)
+    assert value["plan"]["projector"] == PROJECTOR
 
 
 def test_json_has_the_bytes(asked: list[dict[str, Any]]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 
+import msgspec
 import pytest
 from tests.fakes.runner import RunnerFactory, make_spec
 
 from donabe.errors import LoadError, ServerBusyError
 from donabe.pool.pool import ModelPool, PoolLimits
-from donabe.types import LoadOptions
+from donabe.types import AdapterSpec, LoadOptions
 
 A, B, C = make_spec("a:latest"), make_spec("b:latest"), make_spec("c:latest")
 AUTO = LoadOptions()
@@ -200,6 +201,22 @@ async def test_other_context_size_reloads_when_idle(make_pool, factory):
     assert factory.runners[0].n_closes == 1
 
 
+CHOSEN = LoadOptions(  # what donabe made of the options it was free in
+    n_batch=512,
+    n_ubatch=512,
+    n_parallel=4,
+    n_gpu_layers=31,
+    main_gpu=0,
+    n_threads=6,
+    use_mmap=True,
+    flash_attention=True,
+    type_k="f16",
+    type_v="f16",
+    draft="/models/draft.gguf",
+    n_draft_max=8,
+)
+
+
 @pytest.mark.parametrize(
     ("loaded", "wanted", "reloads"),
     [
@@ -210,17 +227,81 @@ async def test_other_context_size_reloads_when_idle(make_pool, factory):
         (LoadOptions(n_ctx_per_request=64), AUTO, True),
         (LoadOptions(n_ctx_per_request=64), LoadOptions(n_ctx_per_request=65), True),
         (AUTO, LoadOptions(n_batch=256), True),
+        (AUTO, LoadOptions(n_batch=512), False),
         (LoadOptions(n_batch=256), AUTO, False),
+        (LoadOptions(n_batch=4096), LoadOptions(n_batch=4096), False),  # asked for alike, whatever it came to
+        (AUTO, LoadOptions(n_ubatch=512), False),
+        (AUTO, LoadOptions(n_ubatch=64), True),
+        (AUTO, LoadOptions(n_parallel=4), False),
+        (AUTO, LoadOptions(n_parallel=2), True),
         (AUTO, LoadOptions(n_gpu_layers=-1), False),
+        (AUTO, LoadOptions(n_gpu_layers=31), False),
+        (AUTO, LoadOptions(n_gpu_layers=99), False),  # it has no more
         (AUTO, LoadOptions(n_gpu_layers=3), True),
+        (AUTO, LoadOptions(n_gpu_layers=0), True),
+        (AUTO, LoadOptions(main_gpu=0), False),
+        (AUTO, LoadOptions(main_gpu=1), True),
+        (LoadOptions(main_gpu=1), LoadOptions(main_gpu=1), False),
+        (LoadOptions(main_gpu=1), AUTO, False),
+        (AUTO, LoadOptions(n_threads=6), False),
+        (AUTO, LoadOptions(n_threads=5), True),
+        (LoadOptions(n_threads=5), AUTO, False),
+        (AUTO, LoadOptions(use_mmap=True), False),
+        (AUTO, LoadOptions(use_mmap=False), True),
+        (LoadOptions(use_mmap=False), AUTO, False),  # unset matches
         (AUTO, LoadOptions(use_mlock=True), True),
+        (AUTO, LoadOptions(flash_attention=True), False),
+        (AUTO, LoadOptions(flash_attention=False), True),
+        (AUTO, LoadOptions(type_k="f16", type_v="f16"), False),
+        (AUTO, LoadOptions(type_k="q8_0", type_v="q8_0"), True),
+        (LoadOptions(type_k="q8_0", type_v="q8_0"), AUTO, False),
+        (AUTO, LoadOptions(draft="/models/draft.gguf"), False),
+        (AUTO, LoadOptions(draft="/models/other.gguf"), True),
+        (AUTO, LoadOptions(draft=""), True),
+        (LoadOptions(draft="/models/other.gguf"), AUTO, False),
+        (AUTO, LoadOptions(n_draft_max=8), False),
+        (AUTO, LoadOptions(n_draft_max=0), True),
+        (AUTO, LoadOptions(swa_full=True), True),
+        (AUTO, LoadOptions(pooling="mean"), True),
+        (AUTO, LoadOptions(prefix_cache=False), True),
     ],
 )
-async def test_reload_rules(make_pool, factory, loaded, wanted, reloads):
-    pool = make_pool()
+async def test_reload_rules(factory, clock, loaded, wanted, reloads):
+    given = {name: value for name in CHOSEN.__struct_fields__ if (value := getattr(loaded, name)) not in (None, False)}
+    factory.info = {"loaded": msgspec.structs.replace(CHOSEN, **given), "n_layers": 31, "n_gpu_layers": 31}
+    pool = ModelPool(factory, limits=PoolLimits(), clock=clock)
     (await pool.lease(A, loaded)).release()
     await pool.lease(A, wanted)
     assert len(factory.loads) == 1 + reloads
+    assert len(pool.residents()) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"projector": "/models/mmproj.gguf"},
+        {"draft": "/models/draft.gguf"},
+        {"adapters": (AdapterSpec(path="/models/a.gguf"),)},
+        {"adapters": (AdapterSpec(path="/models/a.gguf", scale=0.5),)},
+        {"template": "{{ .Prompt }}"},
+        {"parser": "qwen3"},
+    ],
+)
+async def test_other_files_and_templates_are_another_runner(make_pool, factory, changes):
+    pool = make_pool()
+    (await pool.lease(A, AUTO)).release()
+    await pool.lease(make_spec("a:latest", **changes), AUTO)
+    assert len(factory.loads) == 2
+    await pool.lease(make_spec("other:latest", paths=A.paths, **changes), AUTO)
+    assert len(factory.loads) == 2
+
+
+@pytest.mark.parametrize("changes", [{"system": "Be brief."}, {"parameters": {"temperature": 0}}, {"name": "b:latest"}])
+async def test_what_only_requests_are_made_of_shares_the_runner(make_pool, factory, changes):
+    pool = make_pool()
+    await pool.lease(A, AUTO)
+    await pool.lease(make_spec(**{"name": "a:latest", "paths": A.paths} | changes), AUTO)
+    assert len(factory.loads) == 1
 
 
 async def test_embedding_and_generation_runners_live_side_by_side(make_pool, factory):

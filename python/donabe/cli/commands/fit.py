@@ -87,6 +87,10 @@ def _report(name: str, answer: JsonObject) -> str:
         format_table(("DEVICE", "TAKES", "FREE", ""), [_device_row(plan, device) for device in plan["devices"]])
     )
     lines.append("\n" + format_table(("CONTEXT", "IN THE POOL", "MEMORY", "FITS"), _context_rows(answer["contexts"])))
+    if answer["given_up"]:
+        lines.append(f"\na load would be made to fit: {answer['given_up']}\n")
+    if plan["projector"] is not None:
+        lines.append("\n" + _projector_line(plan["projector"]))
     if plan["prefix_cache_bytes"]:
         lines.append(f"\nkept prefixes may add up to {format_bytes(plan['prefix_cache_bytes'])}\n")
     return "".join(lines)
@@ -106,6 +110,13 @@ def _parts(plan: JsonObject) -> list[tuple[str, int]]:
         ("draft model", total("draft_bytes")),
         ("the process itself", plan["process_bytes"]),
     ]
+
+
+def _projector_line(projector: JsonObject) -> str:
+    size = format_bytes(projector["file_bytes"])
+    if projector["is_loaded"]:
+        return f"its projector takes {size} of the memory\n"
+    return f"its projector ({size}) is not loaded: this version runs text only\n"
 
 
 def _device_row(plan: JsonObject, device: JsonObject) -> tuple[str, str, str, str]:

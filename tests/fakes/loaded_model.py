@@ -172,6 +172,9 @@ class FakePrompts:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         return list(range(len(text.split())))
 
+    def pieces(self, tokens: list[int]) -> list[bytes]:
+        return [f"w{token}".encode() for token in tokens]
+
     def detokenize(self, tokens: list[int]) -> str:
         return " ".join(f"w{token}" for token in tokens)
 

@@ -156,6 +156,9 @@ class ScriptedRunner:
     async def detokenize(self, tokens: list[int]) -> str:
         return "".join(chr(t) for t in tokens)
 
+    async def pieces(self, tokens: list[int]) -> list[bytes]:
+        return [bytes([t % 256]) if t > 127 else chr(t).encode() for t in tokens]
+
     async def status(self) -> RunnerStatus:
         return RunnerStatus(
             n_running=self.n_open_streams,

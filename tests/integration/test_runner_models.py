@@ -144,6 +144,7 @@ async def test_render_and_detokenize(runner: RunnerProcess) -> None:
     assert rendered.prompt.count("hello") == 1
     assert rendered.prompt.rstrip().endswith("assistant")
     assert "hello" in await runner.detokenize(list(rendered.tokens))
+    assert b"".join(await runner.pieces(list(rendered.tokens))).decode() == rendered.prompt
 
 
 async def test_too_long_prompt_is_refused_or_cut_and_counted(runner: RunnerProcess) -> None:

@@ -125,6 +125,10 @@ class PromptBuilder:
         array = self._checked_tokens(tokens, "tokens")
         return self._vocab.detokenize(array, unparse_special=True).decode("utf-8", "replace")
 
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token, those of a control token its name."""
+        return [self._vocab.piece(token, special=True) for token in self._checked_tokens(tokens, "tokens").tolist()]
+
     # --- chat --------------------------------------------------------------------------------------------------------
 
     def _render_fitting(self, request: ChatRequest) -> tuple[Rendered, Int32Array, int]:

@@ -93,17 +93,13 @@ class Replica:
     async def call(self, message: bytes) -> bytes:
         """A `Reply` or `ErrorReply` to any other message that asks for one."""
         asked = messages.parent_message_decoder.decode(message)
-        assert isinstance(
-            asked, (messages.Start, messages.Render, messages.Tokenize, messages.Detokenize, messages.Status)
-        )
+        assert isinstance(asked, messages.Ask)
         try:
             return messages.encode_body(messages.Reply.of(asked.id, await self._result(asked)))
         except DonabeError as error:
             return messages.encode_body(messages.ErrorReply(id=asked.id, error=failed_from(error)))
 
-    async def _result(
-        self, asked: messages.Start | messages.Render | messages.Tokenize | messages.Detokenize | messages.Status
-    ) -> Any:
+    async def _result(self, asked: messages.Ask) -> Any:
         runner = self._runner
         if isinstance(asked, messages.Render):
             return await runner.render(asked.request)
@@ -112,6 +108,8 @@ class Replica:
             return await runner.tokenize(asked.text, **flags)
         if isinstance(asked, messages.Detokenize):
             return await runner.detokenize(list(asked.tokens))
+        if isinstance(asked, messages.Pieces):
+            return await runner.pieces(list(asked.tokens))
         if isinstance(asked, messages.Status):
             return await runner.status()
         if isinstance(asked.request, EmbedRequest):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -38,8 +38,6 @@ from donabe.types import (
 STATUS_TIMEOUT_S = 5.0
 _ID = 1  # of every message: Ray tells the answers of requests apart
 _SAME_EVERYWHERE = {"kv_bytes_per_cell"}  # counters that are not summed over replicas
-
-Ask = messages.Start | messages.Render | messages.Tokenize | messages.Detokenize | messages.Status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +108,9 @@ class ReplicaRunner:
     async def detokenize(self, tokens: list[int]) -> str:
         return (await self._call(messages.Detokenize(id=_ID, tokens=tuple(tokens)))).result(str)
 
+    async def pieces(self, tokens: list[int]) -> list[bytes]:
+        return (await self._call(messages.Pieces(id=_ID, tokens=tuple(tokens)))).result(list[bytes])
+
     async def status(self) -> RunnerStatus:
         return summed(await self.statuses())
 
@@ -163,7 +164,7 @@ class ReplicaRunner:
             if not is_ended:
                 answer.cancel()
 
-    async def _call(self, message: Ask) -> messages.Reply:
+    async def _call(self, message: messages.Ask) -> messages.Reply:
         self._check_alive()
         answer = self._call_handle.remote(messages.encode_body(message))
         try:
@@ -255,7 +256,14 @@ def together(infos: Sequence[ModelInfo]) -> ModelInfo:
         n_parallel=sum(info.n_parallel for info in infos),
         size_bytes=sum(info.size_bytes for info in infos),
         size_vram_bytes=sum(info.size_vram_bytes for info in infos),
+        device_bytes=_summed_bytes([info.device_bytes for info in infos]),
+        cache_bytes=_summed_bytes([info.cache_bytes for info in infos]),
+        notes=tuple(dict.fromkeys(note for info in infos for note in info.notes)),
     )
+
+
+def _summed_bytes(parts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    return {name: sum(part.get(name, 0) for part in parts) for part in parts for name in part}
 
 
 def summed(statuses: Sequence[RunnerStatus]) -> RunnerStatus:

@@ -53,6 +53,10 @@ class ModelRunner(Protocol):
 
     async def detokenize(self, tokens: list[int]) -> str: ...
 
+    async def pieces(self, tokens: list[int]) -> list[bytes]:
+        """The bytes of each token by itself; a character may be spread over several."""
+        ...
+
     async def status(self) -> RunnerStatus: ...
 
     async def close(self) -> None:

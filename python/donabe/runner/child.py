@@ -135,6 +135,8 @@ class Child:
             self._answer(message.id, core.tokenize(message.text, **flags))
         elif isinstance(message, messages.Detokenize):
             self._answer(message.id, core.detokenize(list(message.tokens)))
+        elif isinstance(message, messages.Pieces):
+            self._answer(message.id, core.pieces(list(message.tokens)))
         elif isinstance(message, messages.Status):
             self._channel.send(messages.Reply.of(message.id, core.status()))
 

@@ -177,6 +177,10 @@ class RunnerProcess:
         id = next(self._ids)
         return (await self._call(messages.Detokenize(id=id, tokens=tuple(tokens)))).result(str)
 
+    async def pieces(self, tokens: list[int]) -> list[bytes]:
+        id = next(self._ids)
+        return (await self._call(messages.Pieces(id=id, tokens=tuple(tokens)))).result(list[bytes])
+
     async def status(self) -> RunnerStatus:
         return (await self._call(messages.Status(id=next(self._ids)))).result(RunnerStatus)
 
@@ -217,9 +221,7 @@ class RunnerProcess:
             if self._streams.pop(id, None) is not None:
                 self._send(messages.Cancel(id=id))
 
-    async def _call(
-        self, message: messages.Start | messages.Render | messages.Tokenize | messages.Detokenize | messages.Status
-    ) -> messages.Reply:
+    async def _call(self, message: messages.Ask) -> messages.Reply:
         self._check_alive()
         future: asyncio.Future[messages.Reply] = asyncio.get_running_loop().create_future()
         self._calls[message.id] = future

@@ -215,6 +215,9 @@ class RunnerCore:
     def detokenize(self, tokens: list[int]) -> Future[str]:
         return self._in_intake(lambda: self._loaded.prompts.detokenize(tokens))
 
+    def pieces(self, tokens: list[int]) -> Future[list[bytes]]:
+        return self._in_intake(lambda: self._loaded.prompts.pieces(tokens))
+
     def status(self) -> RunnerStatus:
         return self._engine.status() if self._engine is not None else RunnerStatus()
 

@@ -132,6 +132,9 @@ class LocalRunner:
     async def detokenize(self, tokens: list[int]) -> str:
         return await asyncio.wrap_future(self._core.detokenize(tokens))
 
+    async def pieces(self, tokens: list[int]) -> list[bytes]:
+        return await asyncio.wrap_future(self._core.pieces(tokens))
+
     async def status(self) -> RunnerStatus:
         return self._core.status()
 

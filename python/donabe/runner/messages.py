@@ -28,7 +28,7 @@ from donabe.types import (
     RerankRequest,
 )
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = 512 * 1024 * 1024  # images and embedding matrices are the large ones; beyond it, a broken peer
 HEADER_BYTES = 4
 
@@ -94,6 +94,13 @@ class Tokenize(_Message, frozen=True, tag=True):
 
 
 class Detokenize(_Message, frozen=True, tag=True):
+    id: int
+    tokens: tuple[int, ...]
+
+
+class Pieces(_Message, frozen=True, tag=True):
+    """Ask for the bytes each of these tokens stands for."""
+
     id: int
     tokens: tuple[int, ...]
 
@@ -180,7 +187,8 @@ class Exiting(_Message, frozen=True, tag=True):
     error: Failed | None = None
 
 
-ParentMessage = Plan | Load | Start | Cancel | Render | Tokenize | Detokenize | Status | Ping | Shutdown
+Ask = Start | Render | Tokenize | Detokenize | Pieces | Status  # what is answered once; a Start of vectors or scores
+ParentMessage = Plan | Load | Cancel | Ask | Ping | Shutdown
 ChildMessage = Planned | Ready | LoadProgress | Events | Reply | ErrorReply | Pong | LogLines | Exiting
 
 _HEADER = struct.Struct("<I")

@@ -79,6 +79,14 @@ def test_chat_is_rendered_tokenised_and_constrained() -> None:
     assert prepared.sampler_params["preserved_tokens"] == [3]  # `<sep>`; "two words" is not one token
 
 
+def test_pieces_are_the_bytes_of_each_token() -> None:
+    rig = Rig()
+    tokens = rig.builder.tokenize("hello there", add_special=True, parse_special=False)
+    assert rig.builder.pieces(tokens) == [b"<bos>", b"hello", b"there"]
+    with pytest.raises(InvalidRequestError, match="tokens"):
+        rig.builder.pieces([10**6])
+
+
 def test_templates_are_loaded_once() -> None:
     rig = Rig(chat_template="own")
     rig.chat()

@@ -225,6 +225,7 @@ def test_model_that_can_not_generate_says_so() -> None:
 def test_single_answers(rig: Rig) -> None:
     assert rig.core.tokenize("a b", add_special=True, parse_special=False).result(5) == [0, 1]
     assert rig.core.detokenize([1]).result(5) == "w1"
+    assert rig.core.pieces([1, 2]).result(5) == [b"w1", b"w2"]
     assert rig.core.render(ChatRequest(messages=(Message(role="user", content="x"),))).result(5).prompt == "x"
     assert rig.core.status().n_running == 0
 

@@ -101,6 +101,7 @@ async def test_single_answers(runner: LocalRunner) -> None:
     assert (await runner.classify(ClassifyRequest(inputs=("d",)))).labels == ("no", "yes")
     assert await runner.tokenize("a b") == [0, 1]
     assert await runner.detokenize([3]) == "w3"
+    assert await runner.pieces([3, 4]) == [b"w3", b"w4"]
     assert (await runner.status()).n_running == 0
 
 

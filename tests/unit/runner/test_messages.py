@@ -55,6 +55,7 @@ TO_CHILD = [
     m.Render(id=6, request=CHAT),
     m.Tokenize(id=7, text="t", parse_special=True),
     m.Detokenize(id=8, tokens=(1,)),
+    m.Pieces(id=8, tokens=(1,)),
     m.Status(id=9),
     m.Ping(id=10),
     m.Shutdown(),

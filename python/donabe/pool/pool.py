@@ -33,6 +33,8 @@ from donabe.types import LoadOptions, ModelSpec
 logger = logging.getLogger(__name__)
 
 SHUTTING_DOWN = "the server is shutting down"
+# A model that stays for less time than this is kept so long after its load: those who waited for it come first.
+FIRST_USE_S = 1.0
 QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 
 
@@ -197,7 +199,7 @@ class ModelPool:
         if self._is_closing:
             self._retire(resident)
             return
-        resident.expires_at = now + resident.keep_alive_s
+        resident.expires_at = now + max(resident.keep_alive_s, FIRST_USE_S)
         self._arm_timer()
 
     async def _start(self, resident: Resident) -> ModelRunner:

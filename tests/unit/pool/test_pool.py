@@ -154,6 +154,15 @@ async def test_keep_alive_zero_unloads_after_the_request(make_pool, factory):
     assert factory.last.n_closes == 1
 
 
+async def test_model_that_is_not_kept_alive_serves_the_request_it_was_loaded_for(factory):
+    pool = ModelPool(factory, limits=PoolLimits(keep_alive_s=0))
+    lease = await asyncio.wait_for(pool.lease(A, AUTO), 5)
+    assert len(factory.loads) == 1
+    lease.release()
+    await settle()
+    assert names(pool) == []
+
+
 async def test_keep_alive_of_a_request_stays_with_the_model(make_pool):
     pool = make_pool()
     (await pool.lease(A, AUTO, keep_alive_s=math.inf)).release()

@@ -10,7 +10,7 @@ import msgspec
 from donabe.api.durations import local_timestamp
 from donabe.service.contracts import GgufSummary
 from donabe.service.models import LoadedModel, ModelDescription, parameter_lines
-from donabe.types import JsonObject, ModelDetails, ModelSpec, PullProgress
+from donabe.types import JsonObject, ModelDetails, ModelInfo, ModelSpec, PullProgress
 
 _encode = msgspec.json.Encoder().encode
 
@@ -60,23 +60,28 @@ def ps_body(models: Sequence[LoadedModel]) -> bytes:
 
 
 def _ps_entry(model: LoadedModel) -> JsonObject:
+    info = model.info
     entry: JsonObject = {
         "name": model.spec.name,
         "model": model.spec.name,
-        "size": model.size_bytes,
+        "size": info.size_bytes,
         "digest": model.spec.digest.removeprefix("sha256:"),
         "details": details_object(model.spec.details, parent_model=""),
         "expires_at": local_timestamp(model.expires_at),
-        "size_vram": model.size_vram_bytes,
-        "context_length": model.n_ctx,
-        "devices": model.devices,
+        "size_vram": info.size_vram_bytes,
+        "context_length": info.n_ctx_per_request,
+        "devices": info.devices,
+        "device_bytes": info.device_bytes,
+        "layers": info.n_layers,
+        "gpu_layers": info.n_gpu_layers,
         "requests": model.n_requests,
+        "caches": _reserved_caches(info),
     }
     status = model.status
     if status is not None:
         per_cell = status.kv_bytes_per_cell
         entry |= {"running": status.n_running, "waiting": status.n_waiting}
-        entry["caches"] = {
+        entry["caches"] |= {
             "kv_cells": status.n_cells,
             "kv_cells_used": status.n_cells_used,
             "kv_cells_cached": status.n_cells_cached,
@@ -86,6 +91,14 @@ def _ps_entry(model: LoadedModel) -> JsonObject:
             "disk_bytes": status.cache_disk_bytes,
         }
     return entry
+
+
+def _reserved_caches(info: ModelInfo) -> JsonObject:
+    """Bytes of the caches that are there from the load on: of attention, sliding windows, recurrent states, and of the
+    draft model."""
+    found = {f"{name}_bytes": info.cache_bytes.get(name, 0) for name in ("window", "state", "draft")}
+    others = {f"{name}_bytes": n_bytes for name, n_bytes in info.cache_bytes.items() if name != "attention"}
+    return {"kv_bytes": info.cache_bytes.get("attention", 0)} | found | others
 
 
 def show_body(

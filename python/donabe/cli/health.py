@@ -42,14 +42,42 @@ class Finding:
         return asdict(self)
 
 
-def check_installation() -> Iterator[Finding]:
+def ask_machine() -> JsonObject | Finding:
+    """What `donabe.devices.describe` tells of the build, the devices and the plug-ins; or why it can't."""
+    from donabe.settings import load_settings
+
+    try:
+        settings = load_settings()
+        wanted: JsonObject = {"backend": settings.backend, "devices": list(settings.devices), "rpc": list(settings.rpc)}
+    except DonabeError:
+        wanted = {}  # reported with the settings
+    try:
+        return ask_child(_DESCRIBE, wanted, timeout_s=_CHILD_TIMEOUT_S)
+    except (DonabeError, OSError) as error:
+        message = error.message if isinstance(error, DonabeError) else str(error)
+        return Finding("problem", "engine", f"the native part can't be loaded: {message}", "install donabe again")
+
+
+def machine_facts(machine: JsonObject | Finding) -> JsonObject:
+    """The machine's answer for programs: the build, its devices, and every plug-in with its state."""
+    if isinstance(machine, Finding):
+        return {"build": {}, "devices": [], "plugins": []}
+    used = [{"name": name, "state": "used", "message": "", "hint": ""} for name in machine["plugins"]]
+    refused = [
+        {"name": item["name"], "state": item["kind"], "message": item["message"], "hint": item["hint"]}
+        for item in machine["refused"]
+    ]
+    return {"build": machine["build"], "devices": machine["devices"], "plugins": [*used, *refused]}
+
+
+def check_installation(machine: JsonObject | Finding) -> Iterator[Finding]:
     """The package, its settings, the native part and its devices, and the server's address."""
     from donabe.cli.version import own_version
 
     where = f"donabe {own_version()}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     yield Finding("ok", "installation", where)
     yield from _check_settings()
-    yield from _check_native()
+    yield from _check_native(machine)
     yield from _check_server()
 
 
@@ -65,19 +93,9 @@ def _check_settings() -> Iterator[Finding]:
     yield Finding("ok", "settings", f"set by you: {', '.join(changed)}" if changed else "all at their defaults")
 
 
-def _check_native() -> Iterator[Finding]:
-    from donabe.settings import load_settings
-
-    try:
-        settings = load_settings()
-        wanted: JsonObject = {"backend": settings.backend, "devices": list(settings.devices), "rpc": list(settings.rpc)}
-    except DonabeError:
-        wanted = {}  # reported with the settings
-    try:
-        answer = ask_child(_DESCRIBE, wanted, timeout_s=_CHILD_TIMEOUT_S)
-    except (DonabeError, OSError) as error:
-        message = error.message if isinstance(error, DonabeError) else str(error)
-        yield Finding("problem", "engine", f"the native part can't be loaded: {message}", "install donabe again")
+def _check_native(answer: JsonObject | Finding) -> Iterator[Finding]:
+    if isinstance(answer, Finding):
+        yield answer
         return
     yield Finding("ok", "engine", _build_text(answer["build"]))
     yield Finding("ok", "processor", f"uses {', '.join(answer['features']) or 'no extensions'}")
@@ -103,11 +121,22 @@ def _check_devices(answer: JsonObject) -> Iterator[Finding]:
     for worker in answer["lost_workers"]:
         yield Finding("problem", f"worker {worker['address']}", worker["message"], worker["hint"])
     for plugin in answer["refused"]:
-        yield Finding("problem", f"plug-in {plugin['name']}", plugin["message"], plugin["hint"])
+        yield Finding(_plugin_level(plugin, answer), f"plug-in {plugin['name']}", plugin["message"], plugin["hint"])
     if "setting_error" in answer:
         yield Finding("problem", "devices", answer["setting_error"], answer["setting_hint"])
     if answer["hint"]:
         yield Finding("warning", "devices", "a GPU is not used", answer["hint"])
+
+
+def _plugin_level(plugin: JsonObject, answer: JsonObject) -> Level:
+    """A plug-in that is not used is a problem where no GPU of this machine is."""
+    has_gpu = any(
+        device["is_chosen"] and device["kind"] in ("gpu", "igpu") and device["backend"] != "RPC"
+        for device in answer["devices"]
+    )
+    if plugin["kind"] == "outdone" or (plugin["kind"] == "idle" and has_gpu):
+        return "ok"
+    return "warning" if has_gpu else "problem"
 
 
 def _check_server() -> Iterator[Finding]:

@@ -31,7 +31,10 @@ def describe(
         "build": dict(started.build),
         "features": _features(native.system_info()),
         "plugins": list(started.plugins),
-        "refused": [{"name": item.name, "message": item.message, "hint": item.hint} for item in started.refused],
+        "refused": [
+            {"name": item.name, "message": item.message, "hint": item.hint, "kind": item.kind}
+            for item in started.refused
+        ],
         "hint": started.hint,
         "lost_workers": lost,
     }

@@ -57,6 +57,7 @@ class ContextSizes:
     attention_bytes: int
     cache_bytes: int
     draft_cache_bytes: int
+    n_draft_max: int
 
 
 class Engine:
@@ -180,6 +181,7 @@ class Engine:
             attention_bytes=context.n_ctx * context.kv_bytes_per_cell,
             cache_bytes=sum(row[2] for row in context.memory_breakdown()),
             draft_cache_bytes=sum(row[2] for row in draft.memory_breakdown()) if draft is not None else 0,
+            n_draft_max=self._options.n_draft_max,
         )
 
     # --- engine thread ---

@@ -63,7 +63,7 @@ def describe_model(
         n_gpu_layers=n_gpu_layers,
         device_bytes=device_bytes,
         cache_bytes=_cache_bytes(model, engine.sizes()) if engine is not None else {},
-        loaded=_loaded_options(model, spec, options, engine, n_gpu_layers),
+        loaded=_loaded_options(spec, options, engine, n_gpu_layers=n_gpu_layers, n_parallel=n_parallel),
         notes=tuple(notes),
     )
 
@@ -105,7 +105,7 @@ def _n_gpu_layers(options: LoadOptions, n_layers: int) -> int:
 
 
 def _loaded_options(
-    model: _core.Model, spec: ModelSpec, options: LoadOptions, engine: Engine | None, n_gpu_layers: int
+    spec: ModelSpec, options: LoadOptions, engine: Engine | None, *, n_gpu_layers: int, n_parallel: int
 ) -> LoadOptions:
     """The options, with what donabe chose where they were automatic. One device, or none, is the main one."""
     changes: dict[str, object] = {
@@ -121,6 +121,8 @@ def _loaded_options(
     if engine is not None:
         sizes = engine.sizes()
         changes |= {
+            "n_parallel": n_parallel,
+            "n_draft_max": sizes.n_draft_max,
             "n_batch": sizes.n_batch,
             "n_ubatch": sizes.n_ubatch,
             "flash_attention": sizes.flash_attention,

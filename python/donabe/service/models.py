@@ -19,7 +19,7 @@ from donabe.modelfile import spec_commands, write_modelfile
 from donabe.pool.pool import ModelPool
 from donabe.service.contracts import GgufSummary, ModelStore, PullModel, ReadMetadata
 from donabe.store.names import split_where
-from donabe.types import JsonObject, LoadOptions, ModelSpec, PullProgress, RunnerStatus
+from donabe.types import JsonObject, LoadOptions, ModelInfo, ModelSpec, PullProgress, RunnerStatus
 
 # Shown as the end of a model that stays forever: 292 years, the longest duration reference clients can hold.
 FOREVER_S = (2**63 - 1) / 1e9
@@ -33,10 +33,7 @@ class LoadedModel:
 
     spec: ModelSpec
     options: LoadOptions
-    size_bytes: int
-    size_vram_bytes: int
-    devices: tuple[str, ...]
-    n_ctx: int
+    info: ModelInfo
     expires_at: float
     n_requests: int
     status: RunnerStatus | None = None  # None when the runner did not say in time
@@ -74,10 +71,7 @@ class Models:
             LoadedModel(
                 spec=resident.spec,
                 options=resident.options,
-                size_bytes=resident.info.size_bytes,
-                size_vram_bytes=resident.info.size_vram_bytes,
-                devices=resident.info.devices,
-                n_ctx=resident.info.n_ctx_per_request,
+                info=resident.info,
                 expires_at=now + min(resident.expires_in_s, FOREVER_S),
                 n_requests=resident.n_leases,
                 status=status,

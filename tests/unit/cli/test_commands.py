@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from tests.fakes.command_line import Run
@@ -56,11 +57,12 @@ def test_ps_shows_processor_context_and_expiry(server: FakeServer, donabe: Run) 
     assert lines[2].endswith("Stopping...    ")
 
 
-def test_ps_names_devices_of_other_machines(server: FakeServer, donabe: Run) -> None:
+def test_ps_shows_where_layers_are(server: FakeServer, donabe: Run) -> None:
     entry = {"name": "m:latest", "digest": DIGEST, "size": 10**9, "size_vram": 10**9, "context_length": 4096}
     entry |= {"expires_at": "2318-01-01T00:00:00Z", "devices": ["RPC0[10.0.0.2:50052]", "CUDA0"]}
+    entry |= {"layers": 31, "gpu_layers": 31}
     server.reply("GET", "/api/ps", [{"models": [entry]}])
-    assert "100% GPU, RPC0[10.0.0.2:50052]    4096" in donabe("ps").out
+    assert "100% GPU, RPC0[10.0.0.2:50052], CUDA0, 31/31 layers    4096" in donabe("ps").out
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,23 @@ def test_ps_names_devices_of_other_machines(server: FakeServer, donabe: Run) -> 
     [(4, 0, "100% CPU"), (4, 4, "100% GPU"), (4, 5, "Unknown"), (0, 0, "Unknown"), (1000, 995, "1%/99% CPU/GPU")],
 )
 def test_processor(size: int, vram: int, text: str) -> None:
-    assert processor(size, vram) == text
+    assert processor({"size": size, "size_vram": vram}) == text
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"size_vram": 0, "devices": ["CPU"], "layers": 31, "gpu_layers": 0}, "100% CPU"),
+        ({"size_vram": 0, "devices": ["Vulkan0"], "layers": 31, "gpu_layers": 0}, "100% CPU"),  # it does nothing
+        (
+            {"size_vram": 75, "devices": ["CUDA0"], "layers": 31, "gpu_layers": 20},
+            "25%/75% CPU/GPU, CUDA0, 20/31 layers",
+        ),
+        ({"size_vram": 100, "devices": ["CUDA0"]}, "100% GPU, CUDA0"),  # a server that tells no layers
+    ],
+)
+def test_processor_names_devices_that_are_used(entry: dict[str, Any], text: str) -> None:
+    assert processor({"size": 100} | entry) == text
 
 
 def test_rm_unloads_deletes_and_stops_at_the_first_failure(server: FakeServer, donabe: Run) -> None:

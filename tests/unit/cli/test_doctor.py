@@ -14,13 +14,15 @@ from tests.fakes.registry_http import FakeServer, Reply, fake_server
 from tests.fakes.registry_packages import use_index
 from tests.fakes.registry_tls import make_authority
 
+from donabe.errors import RunnerDiedError
+
 Findings = Callable[..., dict[str, tuple[str, str]]]
 
 
 @pytest.fixture
 def findings(donabe_alone: Run, monkeypatch: pytest.MonkeyPatch) -> Findings:
     """Runs the command; (level, message) by subject."""
-    answer = {"build": {}, "features": [], "devices": [], "lost_workers": [], "refused": [], "hint": ""}
+    answer = {"build": {}, "features": [], "devices": [], "lost_workers": [], "plugins": [], "refused": [], "hint": ""}
     monkeypatch.setattr("donabe.cli.health.ask_child", lambda *_args, **_kwargs: answer)
 
     def run(*args: str) -> dict[str, tuple[str, str]]:
@@ -139,7 +141,8 @@ def test_devices_are_told_with_the_reason(findings: Findings, monkeypatch: pytes
         "features": ["AVX2", "FMA"],
         "devices": [gpu | {"is_chosen": False, "reason": "backend is set to cpu"}],
         "lost_workers": [{"address": "box:50052", "message": "it can't be reached", "hint": "start it"}],
-        "refused": [{"name": "cuda12", "message": "it is of version 1", "hint": "pip install it"}],
+        "plugins": ["vulkan"],
+        "refused": [{"name": "cuda12", "message": "it is of version 1", "hint": "pip install it", "kind": "broken"}],
         "hint": "pip install 'donabe[vulkan]'",
     }
     monkeypatch.setattr("donabe.cli.health.ask_child", lambda *_args, **_kwargs: answer)
@@ -153,11 +156,67 @@ def test_devices_are_told_with_the_reason(findings: Findings, monkeypatch: pytes
     assert found["devices"] == ("warning", "a GPU is not used")
 
 
+@pytest.mark.parametrize(
+    ("kind", "used", "level"),
+    [
+        ("broken", None, "problem"),
+        ("idle", None, "problem"),
+        ("outdone", None, "ok"),
+        ("broken", "Vulkan", "warning"),
+        ("idle", "Vulkan", "ok"),  # a GPU of another make is used
+        ("outdone", "CUDA", "ok"),
+        ("broken", "RPC", "problem"),  # a device of another machine is no reason to leave this one's unused
+    ],
+)
+def test_plugin_that_is_not_used_is_a_problem_only_where_no_gpu_is(
+    donabe_alone: Run, monkeypatch: pytest.MonkeyPatch, kind: str, used: str | None, level: str
+) -> None:
+    device = {"name": "X0", "description": "x", "backend": used, "kind": "gpu", "pci_id": "", "driver": ""}
+    device |= {"memory_total_bytes": 2, "memory_free_bytes": 1, "is_chosen": True, "reason": "the best there is"}
+    refused = {"name": "cuda12", "message": "it is not used", "hint": "do this", "kind": kind}
+    answer = {
+        "build": {"llama_version": "b1"},
+        "features": [],
+        "devices": [device] if used else [],
+        "lost_workers": [],
+        "plugins": ["vulkan"],
+        "refused": [refused],
+        "hint": "",
+    }
+    monkeypatch.setattr("donabe.cli.health.ask_child", lambda *_args, **_kwargs: answer)
+    done = donabe_alone("doctor", "--json")
+    value = json.loads(done.out)
+    [found] = [item for item in value["findings"] if item["subject"] == "plug-in cuda12"]
+    assert (found["level"], done.code) == (level, 1 if level == "problem" else 0)
+    assert value["build"] == {"llama_version": "b1"}
+    assert value["devices"] == ([device] if used else [])
+    assert value["plugins"] == [
+        {"name": "vulkan", "state": "used", "message": "", "hint": ""},
+        {"name": "cuda12", "state": kind, "message": "it is not used", "hint": "do this"},
+    ]
+
+
+def test_machine_that_can_not_be_asked_has_no_facts(donabe_alone: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise RunnerDiedError("the child process failed: no module")
+
+    monkeypatch.setattr("donabe.cli.health.ask_child", fail)
+    done = donabe_alone("doctor", "--json")
+    value = json.loads(done.out)
+    assert (value["build"], value["devices"], value["plugins"], done.code) == ({}, [], [], 1)
+    assert "plugins" not in json.loads(donabe_alone("doctor", "--store", "--json").out)
+
+
 def test_real_devices_of_this_machine(donabe_alone: Run) -> None:
     done = donabe_alone("doctor", "--json")
     found = {item["subject"]: item for item in json.loads(done.out)["findings"]}
     assert "used: computes everything" in found["device CPU"]["message"]
     assert found["processor"]["level"] == "ok"
+    value = json.loads(done.out)
+    [cpu] = [device for device in value["devices"] if device["kind"] == "cpu"]
+    assert cpu["is_chosen"]
+    assert cpu["memory_total_bytes"] >= cpu["memory_free_bytes"] > 0
+    assert value["build"]["build_id"]
 
 
 def test_device_that_is_not_there_is_a_problem(donabe_alone: Run, monkeypatch: pytest.MonkeyPatch) -> None:

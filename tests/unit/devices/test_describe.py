@@ -9,6 +9,7 @@ import pytest
 
 from donabe.devices import start
 from donabe.devices.describe import describe
+from donabe.devices.plugins import Refused
 
 
 class Native:
@@ -44,6 +45,13 @@ def test_everything_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", ""),
         ("0000:03:00.0", "amdgpu 6.1"),
     ]
+
+
+def test_plugins_are_told_with_their_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = Refused("cuda12", "it is old", "pip install it")
+    monkeypatch.setattr(start, "find_plugins", lambda _build: ([], [refused]))
+    [told] = describe(None, [], Native())["refused"]
+    assert told == {"name": "cuda12", "message": "it is old", "hint": "pip install it", "kind": "broken"}
 
 
 def test_setting_that_can_not_be_met_does_not_hide_the_devices() -> None:

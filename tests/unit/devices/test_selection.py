@@ -134,6 +134,46 @@ def test_fallback_is_one_line_and_silent_without_a_gpu() -> None:
     assert line == "running on the CPU: plug-in vulkan: it is old; pip install x; pip install y"
 
 
+BROKEN, IDLE = Refused("cuda12", "it is old", "fix it"), Refused("cuda12", "no device", "drop it", "idle")
+NVIDIA, AMD = [Accelerator("NVIDIA")], [Accelerator("AMD")]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "refused", "accelerators", "line"),
+    [
+        ((), (BROKEN,), [], "running on the CPU: plug-in cuda12: it is old; fix it; pip install y"),
+        (("Vulkan0",), (BROKEN,), [], "running on Vulkan0: plug-in cuda12: it is old; fix it"),
+        (("Vulkan0",), (IDLE,), NVIDIA, "running on Vulkan0: plug-in cuda12: no device; drop it"),
+        (("Vulkan0",), (IDLE,), AMD, ""),  # an NVIDIA plug-in has nothing to do there
+        (("Vulkan0",), (Refused("sycl", "it is old", "fix it"),), [], ""),  # would come after it
+        (("CUDA0",), (Refused("cuda12", "cuda13 does its work", "drop it", "outdone"),), NVIDIA, ""),
+        (("RPC0",), (BROKEN,), [], "running on RPC0: plug-in cuda12: it is old; fix it; pip install y"),
+        (("RPC0", "CUDA0"), (), [], ""),
+    ],
+)
+def test_better_backend_that_is_not_used_is_told(
+    monkeypatch: pytest.MonkeyPatch, chosen: tuple[str, ...], refused: tuple[Refused, ...], accelerators: Any, line: str
+) -> None:
+    monkeypatch.setattr("donabe.devices.start.find_accelerators", lambda: accelerators)
+    hint = "" if set(chosen) & {"Vulkan0", "CUDA0"} else "pip install y"
+    devices: Any = (CPU, CUDA, VULKAN, RPC)
+    assert fallback_line(Started({}, refused=refused, hint=hint, devices=devices), chosen) == line
+
+
+def test_device_of_another_machine_hides_no_hint(
+    installed: Callable[..., None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed("rpcstub")
+    monkeypatch.setattr("donabe.devices.start.find_accelerators", lambda: NVIDIA)
+    bring: dict[str, Any] = {"/rpcstub.so": RPC}
+    names, note = choose_devices(native=Native(bring))
+    assert names == ("RPC0",)
+    assert note.startswith("running on RPC0: pip install 'donabe[cuda]'")
+    assert caplog.messages == [note]
+    assert choose_devices(native=Native(bring))[1] == note  # told to each model, logged once
+    assert caplog.messages == [note]
+
+
 class Native:
     """Counts what is opened; a library named `bad` is refused. `bring` are the devices that a library shows once it is
     open: none where its driver is missing."""

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed; see ci/ray")
@@ -223,3 +224,12 @@ def test_replicas_together_have_their_sum() -> None:
     info = together([INFO, INFO, INFO])
     assert (info.n_parallel, info.n_ctx, info.size_bytes, info.size_vram_bytes) == (12, 3072, 300, 30)
     assert info.n_ctx_per_request == 512
+
+
+def test_bytes_of_replicas_are_told_together_and_their_notes_once() -> None:
+    one = msgspec.structs.replace(INFO, device_bytes={"CPU": 5}, cache_bytes={"attention": 7}, notes=("on the CPU",))
+    other = msgspec.structs.replace(one, device_bytes={"CPU": 1, "CUDA0": 2})
+    info = together([one, other])
+    assert info.device_bytes == {"CPU": 6, "CUDA0": 2}
+    assert info.cache_bytes == {"attention": 14}
+    assert info.notes == ("on the CPU",)

@@ -13,8 +13,8 @@ from tests.fakes.images import encoded, png
 from tests.fakes.runner import USAGE
 from tests.fakes.server import make_server
 
-from donabe.errors import ContextLengthError, RunnerDiedError
-from donabe.types import Delta, Failed, Finished, FinishReason, TokenLogprob, ToolCall
+from donabe.errors import ContextLengthError, RunnerDiedError, RunnerError
+from donabe.types import Delta, Failed, Finished, FinishReason, RunnerStatus, TokenLogprob, ToolCall
 
 HI = [{"role": "user", "content": "hi"}]
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
@@ -660,6 +660,53 @@ async def test_ps(server):
     assert "context_length" not in entry["details"]
     assert entry["caches"]["kv_cells"] == 4096
     assert (entry["running"], entry["waiting"], entry["requests"]) == (0, 0, 0)
+    assert (entry["layers"], entry["gpu_layers"], entry["device_bytes"]) == (0, 0, {})
+
+
+async def test_ps_has_the_bytes_of_every_cache(server):
+    server.runners.info = {
+        "n_layers": 31,
+        "n_gpu_layers": 20,
+        "devices": ("CUDA0",),
+        "device_bytes": {"CPU": 300, "CUDA0": 700},
+        "cache_bytes": {"attention": 4096 * 64, "window": 11, "draft": 13},
+    }
+    await server.post("/api/generate", {"model": "C"})
+    runner = server.runners.last
+
+    async def status():
+        return RunnerStatus(
+            n_cells=4096,
+            n_cells_used=10,
+            n_cells_cached=4,
+            kv_bytes_per_cell=64,
+            cache_ram_bytes=17,
+            cache_disk_bytes=19,
+        )
+
+    runner.status = status
+    [entry] = (await server.client.get("/api/ps")).json()["models"]
+    assert (entry["layers"], entry["gpu_layers"]) == (31, 20)
+    assert (entry["devices"], entry["device_bytes"]) == (["CUDA0"], {"CPU": 300, "CUDA0": 700})
+    assert entry["caches"] == {
+        "kv_cells": 4096,
+        "kv_cells_used": 10,
+        "kv_cells_cached": 4,
+        "kv_bytes": 4096 * 64,
+        "kv_used_bytes": 640,
+        "window_bytes": 11,
+        "state_bytes": 0,
+        "draft_bytes": 13,
+        "ram_bytes": 17,
+        "disk_bytes": 19,
+    }
+
+    async def busy():
+        raise RunnerError("too busy")
+
+    runner.status = busy  # what was reserved is known all the same
+    [entry] = (await server.client.get("/api/ps")).json()["models"]
+    assert entry["caches"] == {"kv_bytes": 4096 * 64, "window_bytes": 11, "state_bytes": 0, "draft_bytes": 13}
 
 
 async def test_pull(server):

@@ -7,8 +7,16 @@ import json
 import click
 
 from donabe.cli.base import Command
-from donabe.cli.health import Finding, check_installation, check_models, check_network
+from donabe.cli.health import (
+    Finding,
+    ask_machine,
+    check_installation,
+    check_models,
+    check_network,
+    machine_facts,
+)
 from donabe.cli.text import format_table
+from donabe.types import JsonObject
 
 
 @click.command("doctor", cls=Command, settings=("host", "models"))
@@ -19,11 +27,14 @@ from donabe.cli.text import format_table
 @click.pass_context
 def doctor(ctx: click.Context, only_store: bool, deep: bool, network: bool, as_json: bool) -> None:
     """Check the installation and the store. Changes nothing; the exit code is 1 if something is wrong."""
-    findings = [*([] if only_store else check_installation()), *check_models(deep=deep)]
+    machine = None if only_store else ask_machine()
+    findings = [*(check_installation(machine) if machine is not None else ()), *check_models(deep=deep)]
     findings += check_network() if network else ()
     n_problems = sum(finding.level == "problem" for finding in findings)
     if as_json:
-        value = {"problems": n_problems, "findings": [finding.to_json() for finding in findings]}
+        value: JsonObject = {"problems": n_problems, "findings": [finding.to_json() for finding in findings]}
+        if machine is not None:
+            value |= machine_facts(machine)
         click.echo(json.dumps(value, indent=2, ensure_ascii=False))
     else:
         click.echo(_table(findings), nl=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timezone
 
 import click
@@ -29,7 +28,7 @@ def running_table(answer: JsonObject, prefix: str = "", now: datetime | None = N
             model["name"],
             model["digest"][:12],
             format_bytes(model["size"]),
-            processor(model["size"], model.get("size_vram", 0), model.get("devices", ())),
+            processor(model),
             str(model.get("context_length", "")),
             _until(model["expires_at"], now),
         )
@@ -39,10 +38,15 @@ def running_table(answer: JsonObject, prefix: str = "", now: datetime | None = N
     return format_table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows)
 
 
-def processor(size: int, size_vram: int, devices: Sequence[str] = ()) -> str:
-    """Where a model's memory is: `100% CPU`, `25%/75% CPU/GPU`, ...; devices of other machines are named."""
-    remote = [name for name in devices if name.startswith("RPC")]
-    return ", ".join((_shares(size, size_vram), *remote))
+def processor(model: JsonObject) -> str:
+    """Where a model is: `100% CPU`, or `25%/75% CPU/GPU, CUDA0, 20/31 layers` when devices are used."""
+    parts = [_shares(model["size"], model.get("size_vram", 0))]
+    n_layers, n_gpu_layers = model.get("layers", 0), model.get("gpu_layers", 0)
+    if n_gpu_layers or model.get("size_vram", 0):
+        parts += [name for name in model.get("devices", ()) if name != "CPU"]
+    if n_gpu_layers:
+        parts.append(f"{n_gpu_layers}/{n_layers} layers")
+    return ", ".join(parts)
 
 
 def _shares(size: int, size_vram: int) -> str:

@@ -279,10 +279,11 @@ class Settings:
         name="prefix_cache_disk",
     )
 
-    auto_tune: Literal["off", "cached", "on"] = _declare(
-        Choice(("off", "cached", "on")),
-        "cached",
-        "results of `donabe tune`: ignore them, use those there are, or also measure at a model's first load",
+    auto_tune: Literal["off", "cached", "idle", "on"] = _declare(
+        Choice(("off", "cached", "idle", "on")),
+        "idle",
+        "settings measured for a model on this machine: off = ignore them, cached = use those there are, idle = also "
+        "measure once while nobody needs the server, on = also measure at a model's first load",
     )
 
     # the terminal

@@ -76,7 +76,8 @@ class LoadOptions(_Value, frozen=True, kw_only=True):
     prefix_cache_home: str | None = None  # folder of the disk tier and its key; None = donabe's own
     n_waiting_max: int | None = None  # requests that may wait beside the running ones; one more is refused
     max_step_latency_s: float | None = None  # bound on the gap between two tokens of a running stream
-    auto_tune: Literal["off", "cached", "on"] = "cached"  # measured settings: ignored, used if there, made if missing
+    # Settings measured on this machine: ignored, used if there, or also made, by an idle server or at the first load.
+    auto_tune: Literal["off", "cached", "idle", "on"] = "cached"
 
 
 class ModelSpec(_Value, frozen=True, kw_only=True):

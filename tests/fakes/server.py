@@ -16,6 +16,7 @@ from tests.fakes.store import FakePull, FakeStore, read_fake_header
 from donabe.server.app import Collaborators, create_app
 from donabe.server.tracing import Tracing
 from donabe.service.create import ModelCreator
+from donabe.service.idle_tuning import Measure
 from donabe.service.uploads import Uploads
 from donabe.store.models import ModelStore
 from donabe.types import Message, ModelSpec
@@ -63,6 +64,7 @@ def make_server(
     settings: FakeSettings | None = None,
     host: str = "127.0.0.1:11434",
     tracing: Tracing | None = None,
+    measure: Measure | None = None,
 ) -> FakeServer:
     files = ModelStore(Path("/nonexistent"))  # for the routes that make models; nothing is written to it
     store, pull, runners = FakeStore(*(specs or MODELS)), FakePull(), RunnerFactory(script)
@@ -77,6 +79,7 @@ def make_server(
             uploads=Uploads(files),
             push=pull,
             tracing=tracing,
+            measure=measure,
         ),
     )
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)

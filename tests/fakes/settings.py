@@ -37,7 +37,7 @@ class FakeSettings:
     rpc: tuple[str, ...] = ()
     max_step_latency_s: float | None = None
     stream_interval_s: float = 0.0
-    auto_tune: Literal["off", "cached", "on"] = "cached"
+    auto_tune: Literal["off", "cached", "idle", "on"] = "cached"
     logging_level: int = logging.WARNING
     log_format: Literal["text", "json"] = "text"
     home: Path = Path("/nonexistent")

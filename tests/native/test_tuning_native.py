@@ -24,6 +24,7 @@ from donabe.runner.load import load_model, model_loader
 from donabe.runner.memory_plan import Planner
 from donabe.runner.probe import Probe
 from donabe.runner.tune import tune_model
+from donabe.runner.tune_process import TuneOutcome, measure_in_child
 from donabe.store.resolve import resolve_model
 from donabe.types import LoadOptions, ModelSpec
 
@@ -220,3 +221,52 @@ def test_model_with_few_positions_is_measured_within_them(tiny_model: TinyModel)
 def test_model_is_needed_to_measure(home: Path) -> None:
     with pytest.raises(InvalidRequestError, match="a model is missing"):
         CliRunner().invoke(root, ["tune"], catch_exceptions=False, standalone_mode=False)
+
+
+# --- unasked, by a server that idles ---------------------------------------------------------------------------------
+
+
+async def measure(spec: ModelSpec, home: Path, **program: object) -> TuneOutcome:
+    return await measure_in_child(spec, LoadOptions(n_threads=1), home=str(home), budget_s=2.0, **program)  # type: ignore[arg-type]
+
+
+def child(*, is_busy: bool, before: str = "") -> tuple[str, ...]:
+    """The measuring child on a machine that is busy or not; `before` runs first."""
+    lines = [
+        "import os, sys",
+        "from donabe.runner import tune, tune_child",
+        f"tune._is_busy = lambda: {is_busy}",
+        before,
+        "sys.exit(tune_child.main())",
+    ]
+    return (sys.executable, "-c", "\n".join(lines))
+
+
+async def test_model_is_measured_once_for_machine_and_model(spec: ModelSpec, home: Path) -> None:
+    first = await measure(spec, home, command=child(is_busy=False))
+    assert (first.kind, "thread" in first.text) == ("measured", True)
+    stored = TunedFiles(home).read(machine_and_model(_core, spec.paths))
+    assert stored is not None
+    assert await measure(spec, home, command=child(is_busy=False)) == TuneOutcome("stored")
+    assert TunedFiles(home).read(machine_and_model(_core, spec.paths)) == stored
+    assert n_ubatch_of_load(spec, options(home, auto_tune="idle")) == stored.chosen.setup.n_ubatch
+
+
+async def test_busy_machine_is_not_measured(spec: ModelSpec, home: Path) -> None:
+    assert await measure(spec, home, command=child(is_busy=True)) == TuneOutcome("busy")
+    assert not (home / "tuning").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how a process stands back is the system's")
+async def test_measuring_child_stands_back(spec: ModelSpec, home: Path) -> None:
+    seen = home / "seen"
+    before = f"""
+measure = tune_child.tune_model
+def noting(*arguments, **options):
+    with open("/proc/self/oom_score_adj") as file, open({str(seen)!r}, "w") as out:
+        out.write(f"{{os.nice(0)}} {{file.read()}}")
+    return measure(*arguments, **options)
+tune_child.tune_model = noting
+"""
+    assert (await measure(spec, home, command=child(is_busy=False, before=before))).kind == "measured"
+    assert seen.read_text().split() == ["19", "1000"]

@@ -62,7 +62,7 @@ class LoadKwargs(TypedDict, total=False):
     prefix_cache_home: str | None
     n_waiting_max: int | None
     max_step_latency_s: float | None
-    auto_tune: Literal["off", "cached", "on"]
+    auto_tune: Literal["off", "cached", "idle", "on"]
 
 
 class GenerateKwargs(TypedDict, total=False):

@@ -68,6 +68,17 @@ def tune_model(
     return tuned
 
 
+def reason_to_wait(spec: ModelSpec, options: LoadOptions) -> str:
+    """Why measuring unasked, with devices named in the options, should not begin: `stored`, `busy`, or "".
+
+    Raises:
+        OSError: A model file can't be read.
+    """
+    if _files(options).read(machine_and_model(_core, spec.paths)) is not None:
+        return "stored"
+    return "busy" if _is_busy() else ""
+
+
 def stored_setup(spec: ModelSpec, options: LoadOptions) -> Setup | None:
     """What was measured for this model on this machine, with the devices named in the options. Measures nothing, and
     never fails a load."""

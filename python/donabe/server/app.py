@@ -42,11 +42,13 @@ from donabe.server.tracing import Tracing
 from donabe.server.version import own_version
 from donabe.service.contracts import ModelStore, PullModel, ReadMetadata
 from donabe.service.create import ModelCreator
+from donabe.service.idle_tuning import IdleTuner, Measure
 from donabe.service.inference import Inference
 from donabe.service.load_options import LoadDefaults
 from donabe.service.models import Models
 from donabe.service.response_store import ResponseStore
 from donabe.service.uploads import Uploads
+from donabe.store.locks import FileLock
 
 # Resident models when the setting is automatic, and runners are processes of this machine.
 AUTOMATIC_MAX_LOADED = 3
@@ -68,6 +70,7 @@ class Collaborators:
     spare: SpareRunner | None = None  # what `start_runner` takes children from
     max_loaded: int = AUTOMATIC_MAX_LOADED  # resident models when the setting is automatic
     tracing: Tracing | None = None
+    measure: Measure | None = None  # for `auto_tune` idle; without it nothing is measured
 
 
 def create_app(settings: ServerSettings, collaborators: Collaborators | None = None) -> FastAPI:
@@ -78,10 +81,11 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
         collaborators = real_collaborators(settings)
     pool = _model_pool(settings, collaborators)
     responses = ResponseStore(settings.home / "responses.db")
+    tuner = _idle_tuner(settings, collaborators, pool)
     app = FastAPI(
         title="donabe",
         version=own_version(),
-        lifespan=_lifespan(pool, responses, collaborators),
+        lifespan=_lifespan(pool, responses, collaborators, tuner),
         docs_url=None,
         redoc_url=None,
         openapi_url=None,  # the document is our own
@@ -99,7 +103,7 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     metrics = ServerMetrics(pool)
     table = RouteTable(app, admission, metrics)
     table.add("/metrics", metrics.page, "GET", scope="admin")
-    _add_routes(table, settings, collaborators, pool, responses)
+    _add_routes(table, settings, collaborators, pool, responses, tuner)
     origins = OriginRules.parse(settings.origins)
     app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
     app.add_middleware(RequestLog, metrics=metrics, tracing=collaborators.tracing)
@@ -137,8 +141,18 @@ def _load_defaults(settings: ServerSettings) -> LoadDefaults:
     )
 
 
+def _idle_tuner(settings: ServerSettings, collaborators: Collaborators, pool: ModelPool) -> IdleTuner | None:
+    if collaborators.measure is None or settings.auto_tune != "idle":
+        return None
+    return IdleTuner(
+        collaborators.measure,
+        is_quiet=lambda: not pool.is_busy and not pool.residents(),
+        lock=FileLock(settings.home / "tuning" / "lock"),
+    )
+
+
 def _lifespan(
-    pool: ModelPool, responses: ResponseStore, collaborators: Collaborators
+    pool: ModelPool, responses: ResponseStore, collaborators: Collaborators, tuner: IdleTuner | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Begins what runs beside the requests, and closes everything at the end."""
 
@@ -153,6 +167,9 @@ def _lifespan(
                 collaborators.spare.is_busy = lambda: pool.is_busy
                 collaborators.spare.begin()
             stack.push_async_callback(pool.close, drain_s=RELEASE_S)
+            if tuner is not None:
+                stack.push_async_callback(tuner.close)
+                tuner.begin()
             yield
 
     return lifespan
@@ -164,6 +181,7 @@ def _add_routes(
     collaborators: Collaborators,
     pool: ModelPool,
     responses: ResponseStore,
+    tuner: IdleTuner | None,
 ) -> None:
     """Every API over the use cases."""
     max_body_bytes, is_strict = settings.max_body_bytes, settings.strict
@@ -172,6 +190,7 @@ def _add_routes(
         pool,
         defaults=_load_defaults(settings),
         stream_interval_s=settings.stream_interval_s,
+        make_way=tuner.make_way if tuner is not None else None,
     )
     models = Models(collaborators.store, pool, read_metadata=collaborators.read_metadata, pull=collaborators.pull)
     add_native_routes(table, NativeRoutes(inference, models, max_body_bytes=max_body_bytes, is_strict=is_strict))

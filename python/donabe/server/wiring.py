@@ -19,6 +19,7 @@ from donabe.runner.admission import Admission
 from donabe.runner.api import ModelRunner
 from donabe.runner.client import Deadlines, RunnerProcess
 from donabe.runner.spare import SpareRunner
+from donabe.runner.tune_process import measure_in_child
 from donabe.server.contracts import ServerSettings
 from donabe.server.guards import is_loopback
 from donabe.server.keys import KEY_FILE, KeyFile, KeyRing
@@ -62,6 +63,7 @@ def real_collaborators(settings: ServerSettings) -> Collaborators:
         spare=spare,
         max_loaded=AUTOMATIC_MAX_LOADED if replicas is None else 1,  # replicas share all CPUs of the cluster
         tracing=tracing_from(os.environ),
+        measure=partial(measure_in_child, home=str(settings.home)) if replicas is None else None,
     )
 
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import msgspec
 
@@ -31,6 +32,7 @@ from donabe.types import (
     EmbedRequest,
     EmbedResult,
     Event,
+    LoadOptions,
     ModelSpec,
     RenderedPrompt,
     RerankRequest,
@@ -74,11 +76,18 @@ class EmbedReply:
     warnings: tuple[str, ...] = ()
 
 
+class MakeWay(Protocol):
+    """`IdleTuner.make_way`."""
+
+    async def __call__(self, spec: ModelSpec, options: LoadOptions) -> None: ...
+
+
 class Inference:
     """Generate, chat, embed, rerank and classify over the resident models.
 
     Args:
         stream_interval_s: Least time between two pieces of a streamed answer.
+        make_way: Awaited before a model is leased; ends whatever uses the machine while it is idle.
     """
 
     def __init__(
@@ -88,11 +97,13 @@ class Inference:
         *,
         defaults: LoadDefaults | None = None,
         stream_interval_s: float = 0.0,
+        make_way: MakeWay | None = None,
     ) -> None:
         self._store = store
         self._pool = pool
         self._defaults = defaults or LoadDefaults()
         self._stream_interval_s = stream_interval_s
+        self._make_way = make_way
 
     async def resolve(self, name: str) -> ModelSpec:
         """The installed model of that name.
@@ -304,6 +315,8 @@ class Inference:
         return Prepared(spec, options, load, started_at, warnings, self._stream_interval_s)
 
     async def _lease(self, call: ModelCall, prepared: Prepared) -> Lease:
+        if self._make_way is not None:
+            await self._make_way(prepared.spec, prepared.load)
         return await self._pool.lease(prepared.spec, prepared.load, keep_alive_s=call.keep_alive_s)
 
 

@@ -32,7 +32,7 @@ class LoadDefaults:
     tensor_split: tuple[float, ...] = ()
     rpc: tuple[str, ...] = ()
     max_step_latency_s: float | None = None
-    auto_tune: Literal["off", "cached", "on"] = "cached"
+    auto_tune: Literal["off", "cached", "idle", "on"] = "cached"
 
 
 def load_options(spec: ModelSpec, asked: LoadOptions, defaults: LoadDefaults) -> tuple[LoadOptions, tuple[str, ...]]:

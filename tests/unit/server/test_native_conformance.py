@@ -663,6 +663,15 @@ async def test_ps(server):
     assert (entry["layers"], entry["gpu_layers"], entry["device_bytes"]) == (0, 0, {})
 
 
+async def test_unused_gpu_is_told_with_every_answer(server):
+    """`donabe run` shows it, wherever its server logs to."""
+    note = "running on the CPU: pip install 'donabe[cuda]' to use the NVIDIA GPU"
+    server.runners.info = {"notes": (note,)}
+    for _ in range(2):
+        response = await server.post("/api/generate", {"model": "C", "prompt": "hi", "stream": False})
+        assert response.headers["warning"] == f'299 donabe "{note}"'
+
+
 async def test_ps_has_the_bytes_of_every_cache(server):
     server.runners.info = {
         "n_layers": 31,

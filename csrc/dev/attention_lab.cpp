@@ -1,6 +1,9 @@
 // donabe-attention-lab: ggml's flash attention on the CPU against double precision, and its time.
 //
 //   check SEED COUNT TYPE_K TYPE_V      random cases, one JSON object a line with the worst row's relative error
+//   rows  SEED COUNT TYPE_K TYPE_V      random cases without a mask, one JSON object a line with the number of values
+//   that
+//                                       differ when a query is computed alone
 //   time  TYPE_K TYPE_V DK HEADS_KV GROUPS QUERIES CELLS LAYERS THREADS ROUNDS [MASK]
 //                                       milliseconds of a graph of LAYERS attentions: best, median, best CPU time;
 //                                       CPU time counts waiting threads too, so compare it with one thread
@@ -9,6 +12,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <ctime>
 #include <memory>
 #include <stdexcept>
@@ -82,6 +86,12 @@ double worst_row_error(const AttentionCase & c, const float * got, const std::ve
     return worst;
 }
 
+// Whether this CPU, and the build, have what the path of patch 0003 needs.
+bool has_grouped() {
+    return (ggml_cpu_has_avx2() != 0 && ggml_cpu_has_f16c() != 0) ||
+           (ggml_cpu_has_neon() != 0 && ggml_cpu_has_sve() == 0);
+}
+
 void check(uint64_t seed, int count, ggml_type type_k, ggml_type type_v) {
     for (int i = 0; i < count; i++) {
         Random random(seed * 1000003 + uint64_t(i));
@@ -93,10 +103,48 @@ void check(uint64_t seed, int count, ggml_type type_k, ggml_type type_v) {
         Runner(graph, c.n_threads).run();
         const double error =
             worst_row_error(c, static_cast<const float *>(data.t_out->data), reference_attention(c, data));
-        // whether this CPU has what the path of patch 0003 needs
-        const bool has_grouped = ggml_cpu_has_avx2() != 0 && ggml_cpu_has_f16c() != 0;
-        std::printf("{%s\"has_grouped\": %d, \"error\": %.3e}\n", c.describe().c_str(), has_grouped,
+        std::printf("{%s\"has_grouped\": %d, \"error\": %.3e}\n", c.describe().c_str(), has_grouped(),
                     std::isinf(error) ? 1e30 : error);
+    }
+}
+
+// The same attention for one of its queries.
+ggml_tensor * attention_of_query(ggml_context * ctx, const AttentionCase & c, const ggml_tensor * all, int64_t query) {
+    ggml_tensor * q = all->src[0];
+    ggml_tensor * one = ggml_view_4d(ctx, q, q->ne[0], 1, q->ne[2], q->ne[3], q->nb[1], q->nb[2], q->nb[3],
+                                     static_cast<size_t>(query) * q->nb[1]);
+    ggml_tensor * out =
+        ggml_flash_attn_ext(ctx, one, all->src[1], all->src[2], nullptr, c.scale(), c.max_bias, c.softcap);
+    ggml_flash_attn_ext_add_sinks(out, all->src[4]);
+    return out;
+}
+
+// A word that is guessed and verified among others must not differ from the same word computed alone: to the bit.
+void check_rows(uint64_t seed, int count, ggml_type type_k, ggml_type type_v) {
+    for (int i = 0; i < count; i++) {
+        Random random(seed * 1000003 + uint64_t(i));
+        AttentionCase c = random_case(random, type_k, type_v);
+        c.mask = MASK_NONE;
+        c.mask_per_head = c.nan_in_dead = false;
+        c.max_bias = 0.0f;
+        c.n_queries = std::max<int64_t>(c.n_queries, 2);
+        c.n_streams = 1;
+        const Context ctx = make_context(2 * bytes_needed(c));
+        const AttentionData data = build_attention(ctx.get(), c, random);
+        ggml_cgraph * graph = ggml_new_graph(ctx.get());
+        ggml_build_forward_expand(graph, data.t_out);
+        const int64_t query = random.between(0, c.n_queries - 1);
+        ggml_tensor * alone = attention_of_query(ctx.get(), c, data.t_out, query);
+        ggml_build_forward_expand(graph, alone);
+        Runner(graph, c.n_threads).run();
+        const size_t n_values = size_t(c.dv * c.n_heads());
+        const float * among = static_cast<const float *>(data.t_out->data) + size_t(query) * n_values;
+        size_t n_different = 0;
+        for (size_t value = 0; value < n_values; value++) {
+            n_different +=
+                std::memcmp(among + value, static_cast<const float *>(alone->data) + value, sizeof(float)) != 0;
+        }
+        std::printf("{%s\"has_grouped\": %d, \"different\": %zu}\n", c.describe().c_str(), has_grouped(), n_different);
     }
 }
 
@@ -135,6 +183,10 @@ int run(const std::vector<std::string> & args) {
         check(std::stoull(args[1]), std::stoi(args[2]), parse_type(args[3]), parse_type(args[4]));
         return 0;
     }
+    if (args.size() == 5 && args[0] == "rows") {
+        check_rows(std::stoull(args[1]), std::stoi(args[2]), parse_type(args[3]), parse_type(args[4]));
+        return 0;
+    }
     if ((args.size() == 11 || args.size() == 12) && args[0] == "time") {
         AttentionCase c;
         c.type_k = parse_type(args[1]);
@@ -149,8 +201,9 @@ int run(const std::vector<std::string> & args) {
         measure(c, std::stoi(args[8]), std::stoi(args[10]));
         return 0;
     }
-    std::fprintf(stderr, "usage: donabe-attention-lab check SEED COUNT TYPE_K TYPE_V | time TYPE_K TYPE_V DK HEADS_KV "
-                         "GROUPS QUERIES CELLS LAYERS THREADS ROUNDS [MASK]\n");
+    std::fprintf(stderr,
+                 "usage: donabe-attention-lab check|rows SEED COUNT TYPE_K TYPE_V | time TYPE_K TYPE_V DK HEADS_KV "
+                 "GROUPS QUERIES CELLS LAYERS THREADS ROUNDS [MASK]\n");
     return 2;
 }
 

@@ -7,7 +7,7 @@
 # tree appears under that name only when it is whole (unpacked and patched under a temporary name, then renamed).
 
 set(DONABE_GGML_SOURCE "" CACHE PATH "An unpacked llama.cpp tree to build instead of the pinned one")
-option(DONABE_GGML_UNPATCHED "The pinned tree without our patches: only for upstream's programs, as a peer in benchmarks" OFF)
+option(DONABE_GGML_UNPATCHED "The pinned tree without our patches (but one that keeps it running): only for upstream's programs, as a peer in benchmarks" OFF)
 
 function(donabe_cache_dir out)
   if(DEFINED ENV{DONABE_CACHE_DIR})
@@ -48,7 +48,8 @@ function(donabe_vendor out)
   file(GLOB patches CONFIGURE_DEPENDS "${here}/patches/*.patch")
   list(SORT patches)
   if(DONABE_GGML_UNPATCHED)
-    set(patches "")
+    # But for the one without which upstream's programs end on CPUs with AMX, when GCC before 12.4 built them.
+    list(FILTER patches INCLUDE REGEX "/0008-cpu-amx")
   endif()
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${pin}" ${patches})
 

@@ -9,6 +9,7 @@ one walk over the installed distributions, so it happens where a model is loaded
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import re
@@ -73,7 +74,7 @@ def find_plugins(
     """
     plugins: dict[str, Plugin] = {}
     refused: dict[str, Refused] = {}
-    for entry in sorted(entry_points(group=GROUP) if found is None else found, key=lambda item: item.name):
+    for entry in sorted(_installed() if found is None else found, key=lambda item: item.name):
         if entry.name in plugins or entry.name in refused:
             continue  # the same distribution twice on the path: the first one counts, as for imports
         try:
@@ -81,6 +82,12 @@ def find_plugins(
         except _BadPluginError as error:
             refused[entry.name] = Refused(entry.name, *error.args)
     return list(plugins.values()), list(refused.values())
+
+
+@functools.cache
+def _installed() -> tuple[EntryPoint, ...]:
+    """Looked up once: a process that has opened backends can't take others anyway."""
+    return tuple(entry_points(group=GROUP))
 
 
 def _checked(entry: EntryPoint, build: Mapping[str, Any]) -> Plugin:

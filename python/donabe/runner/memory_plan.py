@@ -121,6 +121,10 @@ class Planner:
                 n_bytes = part.total_bytes + (drafting["output_bytes"] if name == CPU else 0)
                 devices[name] = msgspec.structs.replace(devices.get(name, DevicePlan(name=name)), draft_bytes=n_bytes)
         machine = devices.setdefault(CPU, DevicePlan(name=CPU))
+        if self._devices == (CPU,):
+            mapped = _mapped_bytes(self._spec.paths, options, plan["uses"])
+            machine = msgspec.structs.replace(machine, weights_bytes=machine.weights_bytes + mapped)
+            devices[CPU] = machine
         projector = _projector(self._spec)
         on_gpus = self._devices != (CPU,)
         n_layers = probed.model.n_layer + 1
@@ -167,6 +171,15 @@ def context_choices(planner: Planner) -> list[int]:
 
 def _prefix_cache_bytes(options: LoadOptions, pool_bytes: int) -> int:
     return cache_ram_bytes(options, pool_bytes) if options.prefix_cache else 0
+
+
+def _mapped_bytes(paths: Iterable[str], options: LoadOptions, uses: list[Use]) -> int:
+    """Pages that weights were repacked from: resident beside the repacked ones, until the system takes them."""
+    is_repacked = any(device == CPU and weights for _buffer, device, _is_host, weights, *_ in uses)
+    if options.use_mmap is False or not is_repacked:
+        return 0
+    in_place = sum(weights for _buffer, device, _is_host, weights, *_ in uses if not device)
+    return max(0, sum(os.path.getsize(path) for path in paths) - in_place)
 
 
 def _projector(spec: ModelSpec) -> ProjectorPlan | None:

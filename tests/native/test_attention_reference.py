@@ -1,4 +1,4 @@
-"""CPU flash attention (patches 0002, 0003, 0006 and 0009) against double precision: random shapes, types, masks and options.
+"""CPU flash attention (patches 0002, 0003, 0006, 0009) against double precision: random shapes, types, masks, options.
 
 The lab draws the cases: head sizes of real models and odd ones, GQA, 1-70 queries, up to 1,300 cells, 1-4 threads,
 masks with dead rows, dead runs and NaN in cells that nobody sees, ALiBi, softcap, sinks, both layouts of the cache.

@@ -13,12 +13,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from donabe.errors import DonabeError, RunnerError, RunnerStartError
 from donabe.runner import messages
 from donabe.runner.admission import Admission
+from donabe.runner.deadlines import Deadlines
 from donabe.runner.endings import Ending
 from donabe.runner.failures import error_from, failed_from, is_terminal
 from donabe.runner.messages import ChildMessage, ParentMessage
@@ -47,18 +47,6 @@ logger = logging.getLogger("donabe.runner")
 ProgressCallback = Callable[[float], None]
 
 _ERROR_LEVEL = 4
-
-
-@dataclass(frozen=True)
-class Deadlines:
-    """How long the parent waits before it calls the child stuck and kills it."""
-
-    start_s: float = 60.0  # until the interpreter answers
-    load_stall_s: float = 300.0  # without any progress while loading
-    step_s: float = 600.0  # inside one native step
-    stop_s: float = 10.0  # from Shutdown to exit
-    ping_interval_s: float = 5.0
-    ping_timeout_s: float = 60.0
 
 
 class RunnerProcess:

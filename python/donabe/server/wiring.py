@@ -17,7 +17,8 @@ from donabe.registry.jobs import Puller, Pusher
 from donabe.registry.sources import options_from
 from donabe.runner.admission import Admission
 from donabe.runner.api import ModelRunner
-from donabe.runner.client import Deadlines, RunnerProcess
+from donabe.runner.client import RunnerProcess
+from donabe.runner.deadlines import Deadlines
 from donabe.runner.spare import SpareRunner
 from donabe.runner.tune_process import measure_in_child
 from donabe.server.contracts import ServerSettings

@@ -16,7 +16,8 @@ import pytest
 import tests.fakes.runner_child as runner_child
 
 from donabe.errors import InvalidRequestError, LoadError, RunnerDiedError, RunnerError, RunnerStartError
-from donabe.runner.client import Deadlines, RunnerProcess
+from donabe.runner.client import RunnerProcess
+from donabe.runner.deadlines import Deadlines
 from donabe.runner.failures import is_terminal
 from donabe.types import Delta, Event, Failed, Finished, GenerateRequest, LoadOptions, ModelDetails, ModelSpec
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def connected(*, start_server: bool = False) -> Iterator[Client]:
     """
     from donabe.client import Client
 
-    with Client() as client:
+    with Client() as client, _told_once("donabe.client"):
         try:
             client.heartbeat()
         except ServerUnavailableError:
@@ -44,6 +45,25 @@ def connected(*, start_server: bool = False) -> Iterator[Client]:
                 pid = started.process.pid
                 sys.stderr.write(f"started a donabe server in the background (pid {pid}, log {started.log})\n")
         yield client
+
+
+@contextmanager
+def _told_once(logger_name: str) -> Iterator[None]:
+    """The server sends its warnings with every answer; whoever chats reads each of them once."""
+    told: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_first = text not in told
+        told.add(text)
+        return is_first
+
+    logger = logging.getLogger(logger_name)
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
 
 
 def use_in_new_server(name: str, value: str) -> None:

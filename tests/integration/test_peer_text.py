@@ -33,10 +33,10 @@ N_TOKENS = 48
 pytestmark = [pytest.mark.models, pytest.mark.peers]
 
 
-def _peer_text(model: Path, prompt: str) -> str:
+def _peer_text(model: Path, prompt: str, *options: str) -> str:
     assert COMPLETION.exists(), "llama-completion is missing: install with -C cmake.define.DONABE_DEV_TOOLS=ON"
     command = [str(COMPLETION), "-m", str(model), "-p", prompt, "-n", str(N_TOKENS), "--temp", "0", "-no-cnv",
-               "--no-display-prompt", "--simple-io", "-c", "4096"]  # fmt: skip
+               "--no-display-prompt", "--simple-io", "-c", "4096", *options]  # fmt: skip
     done = subprocess.run(command, capture_output=True, timeout=240, check=True, stdin=subprocess.DEVNULL)
     return done.stdout.decode()
 
@@ -48,6 +48,29 @@ def test_greedy_text_is_the_peers(name: str, prompt: str) -> None:
     with LLM(str(model), n_ctx=4096) as llm:
         answer = llm.generate(prompt, max_tokens=N_TOKENS, temperature=0)
     expected = _peer_text(model, prompt)
-    # The peer marks an end of generation and closes with a line break of its own.
-    assert expected.removesuffix("\n").removesuffix(" [end of text]").rstrip() == answer.text.rstrip()
+    assert _without_end(expected) == answer.text.rstrip()
+    assert answer.text.strip()
+
+
+def _without_end(text: str) -> str:
+    """The peer marks an end of generation and closes with line breaks of its own."""
+    return text.rstrip().removesuffix("[end of text]").rstrip()
+
+
+GRAMMARS = {
+    "list": r"""root ::= ("- " item "\n"){3}
+item ::= [A-Z] [a-z ]{2,24}""",
+    "object": r"""root ::= "{" ws "\"name\":" ws string "," ws "\"year\":" ws [0-9]{4} "}"
+string ::= "\"" [^"\\\n]{1,30} "\""
+ws ::= " "?""",
+    "choice": r'root ::= " " ("north" | "south" | "east" | "west" | "nowhere at all") "."',
+}
+
+
+@pytest.mark.parametrize("name", list(GRAMMARS))
+def test_greedy_text_under_a_grammar_is_the_peers(name: str) -> None:
+    model = ensure_model(SMOLLM2)
+    with LLM(str(model), n_ctx=4096) as llm:
+        answer = llm.generate(PROMPTS[0], max_tokens=N_TOKENS, temperature=0, grammar=GRAMMARS[name])
+    assert _without_end(_peer_text(model, PROMPTS[0], "--grammar", GRAMMARS[name])) == answer.text.rstrip()
     assert answer.text.strip()

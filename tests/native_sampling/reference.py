@@ -13,12 +13,31 @@ import numpy.typing as npt
 Row = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Expected:
-    """The token, and whether float32 rounding may move a cut or the draw to a neighbour."""
+DRAW_TOLERANCE = 3e-6  # of a cumulative share of the mass: float32 sums of up to 152k terms
 
-    token: int
-    is_close_call: bool
+
+@dataclass(frozen=True)
+class Distribution:
+    """What is left of a row, the order it is drawn in, and cumulative shares.
+
+    Attributes:
+        is_at_cut: Rounding may move a cut past a token whose share is not lost in the tolerance.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    mass: npt.NDArray[np.float64]
+    is_at_cut: bool
+
+    def ranks(self, uniforms: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Where in `tokens` these draws fall: first and last place that rounding leaves open, mostly the same one."""
+        first = np.searchsorted(self.mass, uniforms - DRAW_TOLERANCE, side="right")
+        last = np.searchsorted(self.mass, uniforms + DRAW_TOLERANCE, side="right")
+        return np.minimum(first, len(self.mass) - 1), np.minimum(last, len(self.mass) - 1)
+
+    def allowed(self, uniform: float) -> npt.NDArray[np.int64]:
+        """The token of this draw, and its neighbours where the draw is as near to them as rounding reaches."""
+        first, last = self.ranks(np.array([uniform]))
+        return self.tokens[first[0] : last[0] + 1]
 
 
 def adjust(row: Row, history: Sequence[int], *, repeat: float, presence: float, frequency: float, last_n: int) -> Row:
@@ -31,28 +50,28 @@ def adjust(row: Row, history: Sequence[int], *, repeat: float, presence: float, 
     return adjusted
 
 
-def sample(
-    row: Row, uniform: float, *, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
-) -> Expected:
-    """Full sort, then top_k, top_p, min_p, temperature; `uniform` is the draw."""
+def distribution(
+    row: Row, *, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> Distribution:
+    """Full sort, then top_k, top_p, min_p, temperature."""
     logits = row.astype(np.float64)
     has_cut = top_k > 0 or top_p < 1 or min_p > 0
     order = np.lexsort((np.arange(len(row)), -logits)) if has_cut else np.arange(len(row))
     order = order[np.isfinite(logits[order])]
-    is_close = False
+    is_at_cut = False
     if top_k > 0:
         order = order[:top_k]
     if top_p < 1:
-        mass = np.cumsum(softmax(logits[order]))
-        is_close |= bool(np.any(np.abs(mass - top_p) < 1e-6))
+        # A token more or less at this cut moves every share by no more than its own.
+        shares = softmax(logits[order])
+        mass = np.cumsum(shares)
+        is_at_cut = bool(np.any((np.abs(mass - top_p) < 1e-6) & (shares > DRAW_TOLERANCE)))
         order = order[: int(np.searchsorted(mass, top_p)) + 1]
     if min_p > 0:
         bar = logits[order[0]] + math.log(min_p)
-        is_close |= bool(np.any(np.abs(logits[order] - bar) < 1e-5))
+        is_at_cut |= bool(np.any(np.abs(logits[order] - bar) < 1e-5))
         order = order[logits[order] >= bar]
-    mass = np.cumsum(softmax(logits[order] / temperature))
-    is_close |= bool(np.any(np.abs(mass - uniform) < 1e-6))
-    return Expected(int(order[min(int(np.searchsorted(mass, uniform, side="right")), len(order) - 1)]), is_close)
+    return Distribution(order, np.cumsum(softmax(logits[order] / temperature)), is_at_cut)
 
 
 def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

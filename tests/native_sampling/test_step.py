@@ -86,6 +86,31 @@ def test_results_do_not_depend_on_the_number_of_threads(text_model: TextModel, n
     assert run(n_threads) == run(1)
 
 
+def test_four_threads_give_the_tokens_of_one_on_12800_rows(text_model: TextModel) -> None:
+    """A recurrent model: its steps cost the same however long the sequences are."""
+    n_sequences, n_tokens = 64, 200
+    chains = [
+        {"top_k": 0, "top_p": 0.9},
+        {"top_k": 0, "min_p": 0.02},
+        {"top_k": 20},
+        {"mirostat": 2},
+        {"typical_p": 0.8},
+    ]
+
+    def run(n_threads: int) -> list[list[int]]:
+        bench = Bench(text_model("mamba2"), n_threads=n_threads, n_seq_max=n_sequences, n_ctx=n_sequences * 256)
+        limits = _core.OutputLimits(max_tokens=n_tokens, ignore_eos=True)
+        for seq_id in range(n_sequences):
+            params = {"seed": seq_id, "temperature": 1.5, "repeat_penalty": 1.1} | chains[seq_id % len(chains)]
+            bench.start(seq_id, [*PROMPT, seq_id + 60], _core.SamplerParams(**params), limits)
+        bench.run()
+        return [output.tokens for output in bench.outputs.values()]
+
+    serial = run(1)
+    assert sum(map(len, serial)) == n_sequences * n_tokens
+    assert run(4) == serial
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_drafts_do_not_change_the_text(text_model: TextModel, architecture: str, rng: np.random.Generator) -> None:
     bench = Bench(text_model(architecture))

@@ -16,7 +16,9 @@ from tests.minilm import ensure_minilm
 
 from donabe import _core
 from donabe.errors import CapabilityError, ContextLengthError, RunnerError
+from donabe.runner.client import RunnerProcess
 from donabe.runner.embedder import Embedder
+from donabe.store.resolve import resolve_model
 from donabe.types import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult, LoadOptions, RerankRequest
 
 Rows = npt.NDArray[np.float32]
@@ -249,3 +251,19 @@ def test_minilm_is_the_same_in_a_batch_of_1_and_128_and_knows_what_is_alike(make
     cat, kitten, bank = rig.embed("A cat sits on the mat.", "A kitten rests on the rug.", "The bank raised its rates.")
     assert float(cat @ kitten) > 0.5
     assert float(cat @ bank) < 0.2
+
+
+async def test_child_process_gives_token_rows_and_classes(tmp_path: Path) -> None:
+    path = random_bert(RANK, labels=("a", "b", "c")).write(tmp_path / "bert.gguf")
+    spec = resolve_model(str(path), pull=False)
+    runner = await RunnerProcess.start(spec, LoadOptions(embedding=True, pooling="rank", n_threads=1))
+    try:
+        classes = await runner.classify(ClassifyRequest(inputs=("w1 w2", "w3")))
+        rows = await runner.embed(EmbedRequest(inputs=("w1 w2", "w3"), pooling="none"))
+        with pytest.raises(CapabilityError, match="sorts texts into 3 classes") as caught:
+            await runner.rerank(RerankRequest(query="w1", documents=("w2",)))
+    finally:
+        await runner.close()
+    assert (classes.labels, len(classes.scores)) == (("a", "b", "c"), 2)
+    assert (rows.n_rows, rows.n_rows_each) == (7, (4, 3))
+    assert caught.value.hint == "use classify"

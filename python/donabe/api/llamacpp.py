@@ -1,4 +1,4 @@
-"""The routes editors and load tools know from llama.cpp's server and vLLM: `/infill`, `/tokenize`, `/detokenize`.
+"""What editors know from llama.cpp's server: `/infill`, `/props`.
 
 Such clients talk to a server with one model and name none; the server then chooses it.
 """
@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
-from donabe.api.body import Fields, parse_json, token_ids
+from donabe.api.body import Fields, parse_json
 from donabe.api.dialect import PLAIN_JSON, SSE, Timing
-from donabe.api.native import NativeTokenize, unknown_fields
+from donabe.api.native import unknown_fields
 from donabe.api.openai_replies import error_object
 from donabe.errors import DonabeError, InvalidRequestError
-from donabe.service.calls import GenerateCall, ModelCall
+from donabe.service.calls import GenerateCall
+from donabe.service.models import LoadedModel, ModelDescription
 from donabe.service.parameters import PARAMETERS, check
 from donabe.types import Delta, Finished, FinishReason, JsonObject
 
@@ -139,42 +140,20 @@ def _final(event: Finished) -> JsonObject:
     }
 
 
-def decode_tokenize(body: bytes) -> NativeTokenize:
-    """`POST /tokenize`: `content` (llama.cpp) or `prompt` (vLLM); special tokens are added as each of them does."""
-    fields = Fields(parse_json(body, when_empty="EOF"), "TokenizeRequest")
-    text, prompt = fields.optional_string("content"), fields.optional_string("prompt")
-    if text is None and prompt is None:
-        raise InvalidRequestError("content is required", field="content", hint="send the text as content or prompt")
-    add_special = (
-        fields.boolean("add_special", False) if text is not None else fields.boolean("add_special_tokens", True)
-    )
-    parse_special = fields.boolean("parse_special", True)
-    model = fields.string("model")
-    if fields.boolean("with_pieces") or fields.boolean("return_token_strs"):
-        raise InvalidRequestError("the texts of single tokens are not supported", field="with_pieces")
-    return NativeTokenize(
-        ModelCall(model=model),
-        text=text if text is not None else prompt or "",
-        add_special=add_special,
-        parse_special=parse_special,
-        warnings=unknown_fields(fields),
-    )
-
-
-def tokenize_body(tokens: list[int], n_ctx: int) -> bytes:
-    return _encode({"tokens": tokens, "count": len(tokens), "max_model_len": n_ctx})
-
-
-def decode_detokenize(body: bytes) -> NativeTokenize:
-    """`POST /detokenize`."""
-    fields = Fields(parse_json(body, when_empty="EOF"), "DetokenizeRequest")
-    tokens = fields.array("tokens", "[]int")
-    if any(isinstance(token, bool) or not isinstance(token, int) for token in tokens):
-        raise InvalidRequestError("tokens must be integers", field="tokens")
-    return NativeTokenize(
-        ModelCall(model=fields.string("model")), tokens=token_ids(tokens, "tokens"), warnings=unknown_fields(fields)
-    )
-
-
-def detokenize_body(text: str) -> bytes:
-    return _encode({"content": text, "prompt": text})
+def props_body(description: ModelDescription, loaded: LoadedModel | None, *, version: str) -> bytes:
+    """`GET /props`: what is known of the model; its place in the file system stays with the server."""
+    spec, gguf = description.spec, description.gguf
+    template = spec.chat_template or (gguf.metadata.get("tokenizer.chat_template") if gguf is not None else None)
+    props: JsonObject = {
+        "default_generation_settings": {
+            "n_ctx": loaded.info.n_ctx_per_request if loaded is not None else spec.details.context_length,
+        },
+        "total_slots": loaded.info.n_parallel if loaded is not None else 1,
+        "model_path": spec.name,
+        "model_alias": spec.name,
+        "chat_template": spec.template or template or "",
+        "modalities": {"vision": "vision" in spec.capabilities, "audio": "audio" in spec.capabilities},
+        "build_info": f"donabe {version}",
+        "is_sleeping": loaded is None,
+    }
+    return _encode(props)

@@ -9,14 +9,15 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from donabe.api import llamacpp, vectors
+from donabe.api import llamacpp, tokens, vectors
 from donabe.api.dialect import PLAIN_JSON
 from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.server.admission import scheduling_for
 from donabe.server.answers import AnswerResponse, ValueResponse
 from donabe.server.bodies import read_body
-from donabe.server.errors import check_strict, warning_headers
-from donabe.service.calls import ClassifyCall, EmbedCall, ModelCall
+from donabe.server.errors import check_strict, naming, warning_headers
+from donabe.server.version import own_version
+from donabe.service.calls import ChatCall, ClassifyCall, EmbedCall, ModelCall
 from donabe.service.inference import Inference, Reply
 from donabe.service.models import Models
 
@@ -49,27 +50,56 @@ class LlamaCppRoutes:
         )
 
     async def tokenize(self, request: Request) -> Response:
-        decoded = llamacpp.decode_tokenize(await read_body(request, self._max_body_bytes))
+        decoded = tokens.decode_tokenize(await read_body(request, self._max_body_bytes))
         check_strict(decoded.warnings, is_strict=self._is_strict)
         call = await self._with_model(request, decoded.call)
 
         async def compute() -> bytes:
-            tokens, n_ctx = await self._inference.tokenize(
-                call, decoded.text, add_special=decoded.add_special, parse_special=decoded.parse_special
+            found, n_ctx = await self._inference.tokenize(
+                ModelCall(model=call.model, scheduling=call.scheduling),
+                decoded.text,
+                add_special=decoded.add_special,
+                parse_special=decoded.parse_special,
             )
-            return llamacpp.tokenize_body(tokens, n_ctx)
+            if isinstance(call, ChatCall):
+                _spec, prompt = await self._inference.render(call)
+                found = list(prompt.tokens)
+            is_asked = decoded.with_pieces or decoded.with_texts
+            pieces = await self._inference.pieces(call, found) if is_asked else []
+            return tokens.tokenize_body(decoded, found, n_ctx, pieces)
 
         return _value(compute, decoded.warnings)
 
     async def detokenize(self, request: Request) -> Response:
-        decoded = llamacpp.decode_detokenize(await read_body(request, self._max_body_bytes))
+        decoded = tokens.decode_detokenize(await read_body(request, self._max_body_bytes))
         check_strict(decoded.warnings, is_strict=self._is_strict)
         call = await self._with_model(request, decoded.call)
 
         async def compute() -> bytes:
-            return llamacpp.detokenize_body(await self._inference.detokenize(call, list(decoded.tokens)))
+            return tokens.detokenize_body(await self._inference.detokenize(call, list(decoded.tokens)))
 
         return _value(compute, decoded.warnings)
+
+    async def apply_template(self, request: Request) -> Response:
+        decoded = tokens.decode_apply_template(await read_body(request, self._max_body_bytes))
+        check_strict(decoded.warnings, is_strict=self._is_strict)
+        call = await self._with_model(request, decoded.call)
+
+        async def compute() -> bytes:
+            _spec, prompt = await self._inference.render(call)
+            return tokens.template_body(prompt.prompt)
+
+        return _value(compute, decoded.warnings)
+
+    async def props(self, request: Request) -> Response:
+        name = request.query_params.get("model", "").strip() or await self._models.name_in_use()
+
+        async def compute() -> bytes:
+            description = await naming(self._models.show(name), name)
+            loaded = (model for model in await self._models.loaded() if model.spec.name == description.spec.name)
+            return llamacpp.props_body(description, next(loaded, None), version=own_version())
+
+        return _value(compute, ())
 
     async def embedding(self, request: Request) -> Response:
         decoded = vectors.decode_token_embedding(await read_body(request, self._max_body_bytes))

@@ -69,6 +69,8 @@ def add_llamacpp_routes(table: RouteTable, llamacpp: LlamaCppRoutes) -> None:
     table.add("/infill", llamacpp.infill, "POST", scope="inference")
     table.add("/tokenize", llamacpp.tokenize, "POST", scope="inference")
     table.add("/detokenize", llamacpp.detokenize, "POST", scope="inference")
+    table.add("/apply-template", llamacpp.apply_template, "POST", scope="inference")
+    table.add("/props", llamacpp.props, "GET", scope="inference")
     for path in ("/embedding", "/embeddings"):
         table.add(path, llamacpp.embedding, "POST", scope="inference")
     table.add("/classify", llamacpp.classify, "POST", scope="inference")

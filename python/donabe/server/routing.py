@@ -29,12 +29,14 @@ _METHOD_ORDER = ("HEAD", "GET", "POST", "PUT", "PATCH", "DELETE")
 # Longest prefix first.
 _STYLES: tuple[tuple[str, ErrorStyle], ...] = (
     ("/v1/messages", ANTHROPIC_ERRORS),
+    ("/apply-template", OPENAI_ERRORS),
     ("/detokenize", OPENAI_ERRORS),
     ("/embedding", OPENAI_ERRORS),
     ("/classify", OPENAI_ERRORS),
     ("/tokenize", OPENAI_ERRORS),
     ("/infill", OPENAI_ERRORS),
     ("/rerank", OPENAI_ERRORS),
+    ("/props", OPENAI_ERRORS),
     ("/v1/", OPENAI_ERRORS),
 )
 

@@ -274,6 +274,15 @@ class Inference:
         finally:
             lease.release()
 
+    async def pieces(self, call: ModelCall, tokens: list[int]) -> list[bytes]:
+        """The bytes of each of these tokens."""
+        prepared = await self._prepare(call)
+        lease = await self._lease(call, prepared)
+        try:
+            return await lease.runner.pieces(tokens)
+        finally:
+            lease.release()
+
     # --- loading -----------------------------------------------------------------------------------------------------
 
     async def load(self, call: GenerateCall | ChatCall) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from tests.fakes.server import make_server
 
 from donabe.types import Delta, Finished, FinishReason, Usage
 
+HI = [{"role": "user", "content": "hi"}]
+
 
 @pytest.fixture
 def server():
@@ -52,7 +54,12 @@ async def test_model_in_use_is_meant_when_none_is_named(server):
     ("path", "body"),
     [
         ("/tokenize", {}),
-        ("/tokenize", {"content": "x", "with_pieces": True}),
+        ("/tokenize", {"messages": []}),
+        ("/tokenize", {"messages": HI, "add_special_tokens": True}),
+        ("/tokenize", {"messages": HI, "add_generation_prompt": False}),
+        ("/tokenize", {"messages": HI, "chat_template": "{{ messages }}"}),
+        ("/apply-template", {}),
+        ("/apply-template", {"messages": HI, "chat_template": "{{ messages }}"}),
         ("/detokenize", {"tokens": ["a"]}),
         ("/infill", {}),
         ("/infill", {"input_prefix": "x", "temperature": "hot"}),
@@ -168,3 +175,45 @@ async def test_wrong_fields_of_vectors_and_classes_are_named(server, path, field
     error = response.json()["error"]
     assert (response.status_code, error["type"]) == (400, "invalid_request_error")
     assert field in error["message"] or field == error.get("param")
+
+
+async def test_pieces_of_tokens(server):
+    """Texts where they are texts, bytes where a token is a part of a character."""
+    await server.post("/api/generate", {"model": "C"})
+    found = (await server.post("/tokenize", {"content": "a\u00ff", "with_pieces": True})).json()
+    assert found["tokens"] == [{"id": 97, "piece": "a"}, {"id": 255, "piece": [255]}]
+    found = (await server.post("/tokenize", {"prompt": "a\u00ff", "return_token_strs": True})).json()
+    assert (found["tokens"], found["token_strs"], found["count"]) == ([97, 255], ["a", "\ufffd"], 2)
+
+
+async def test_tokens_of_a_conversation(server):
+    body = {"model": "C", "messages": HI, "return_token_strs": True}
+    found = (await server.post("/tokenize", body)).json()
+    assert "".join(found["token_strs"]) == "[user]hi"
+    assert (found["count"], found["max_model_len"]) == (len("[user]hi"), 4096)
+
+
+async def test_template_is_applied(server):
+    messages = [{"role": "system", "content": [{"type": "text", "text": "s"}]}, *HI]
+    assert (await server.post("/apply-template", {"model": "C", "messages": messages})).json() == {
+        "prompt": "[system]s[user]hi"
+    }
+
+
+async def test_tools_of_a_template_reach_the_model(server):
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    assert (await server.post("/apply-template", {"model": "T", "messages": HI, "tools": [tool]})).status_code == 200
+    refused = await server.post("/apply-template", {"model": "C", "messages": HI, "tools": [tool]})
+    assert (refused.status_code, "does not support tools" in refused.text) == (400, True)
+
+
+async def test_props(server):
+    assert (await server.client.get("/props")).status_code == 400  # several are installed, none is loaded
+    found = (await server.client.get("/props", params={"model": "C"})).json()
+    assert (found["default_generation_settings"], found["is_sleeping"]) == ({"n_ctx": 8192}, True)
+    await server.post("/api/generate", {"model": "C"})
+    found = (await server.client.get("/props")).json()
+    assert (found["default_generation_settings"], found["total_slots"]) == ({"n_ctx": 4096}, 4)
+    assert (found["model_path"], found["chat_template"]) == ("C:latest", "{{ messages }}")
+    assert found["modalities"] == {"vision": False, "audio": False}
+    assert (await server.client.get("/props", params={"model": "nope"})).status_code == 404

@@ -41,7 +41,8 @@ async def test_every_route_is_documented(document):
 
 
 async def test_every_reference_leads_somewhere(document):
-    names = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    parts = document["components"]
+    names = {f"#/components/{kind}/{name}" for kind in ("schemas", "headers") for name in parts[kind]}
     assert set(references(document)) <= names
 
 

@@ -61,6 +61,8 @@ SCOPES = {
     "POST /embeddings": "inference",
     "POST /classify": "inference",
     "POST /detokenize": "inference",
+    "POST /apply-template": "inference",
+    "GET /props": "inference",
     "POST /api/pull": "manage",
     "POST /api/push": "manage",
     "POST /api/create": "manage",

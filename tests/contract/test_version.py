@@ -38,4 +38,6 @@ def test_plugins_have_and_pin_the_version(project: Path) -> None:
     assert f'name = "{name}"\nversion = "{declared()}"' in text
     assert f'"donabe=={declared()}"' in text
     extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert f'"{name}=={declared()}' in extras
+    # An extra names only what an index has: these are built on the machine that uses them (docs/install.md).
+    is_built_by_users = project.parent.name in ("rocm", "sycl")
+    assert (f'"{name}=={declared()}' in extras) != is_built_by_users

@@ -1,12 +1,13 @@
 """`langchain-ollama`."""
 
-from features import CHAT, EMBED, QUESTION, TOOLS, URL, check, feature, run
+from features import CHAT, EMBED, PARAMETERS, QUESTION, TOOLS, URL, check, check_call, check_object, feature, run
+from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
 
 
 def chat(model: str = CHAT, **kwargs: object) -> ChatOllama:
-    return ChatOllama(model=model, base_url=URL, temperature=0, num_predict=24, **kwargs)
+    return ChatOllama(model=model, base_url=URL, temperature=0, num_predict=64 if model == TOOLS else 24, **kwargs)
 
 
 @tool
@@ -33,33 +34,48 @@ async def _():
 @feature("generate")
 def _():
     check(OllamaLLM(model=CHAT, base_url=URL, num_predict=8).invoke(QUESTION))
+    check("".join(OllamaLLM(model=CHAT, base_url=URL, num_predict=8).stream(QUESTION)))
 
 
 @feature("structured output")
 def _():
-    schema = {
-        "title": "x",
-        "type": "object",
-        "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}},
-        "required": ["a"],
-    }
-    check(isinstance(chat().with_structured_output(schema, method="json_schema").invoke(QUESTION)["a"], int))
+    schema = {"title": "x", **PARAMETERS}
+    check_object(chat().with_structured_output(schema, method="json_schema").invoke(QUESTION))
 
 
-@feature("tools", "tools")
+@feature("tools")
 def _():
-    check(chat(TOOLS).bind_tools([add]).invoke(QUESTION).tool_calls)
+    model = chat(TOOLS).bind_tools([add])
+    message = model.invoke(QUESTION)
+    [call] = message.tool_calls
+    check_call(call["name"], call["args"])
+    check(model.invoke([HumanMessage(QUESTION), message, ToolMessage("4", tool_call_id=call["id"])]).type == "ai")
 
 
-@feature("thinking", "tools")
+@feature("tools, streamed")
+def _():
+    whole = None
+    for chunk in chat(TOOLS).bind_tools([add]).stream(QUESTION):
+        whole = chunk if whole is None else whole + chunk
+    [call] = whole.tool_calls
+    check_call(call["name"], call["args"])
+
+
+@feature("thinking")
 def _():
     check(chat(TOOLS, reasoning=True).invoke(QUESTION).additional_kwargs["reasoning_content"])
 
 
-@feature("embeddings", "embed")
+@feature("embeddings")
 def _():
     embeddings = OllamaEmbeddings(model=EMBED, base_url=URL)
     check(len(embeddings.embed_documents(["a", "b"])) == 2 and embeddings.embed_query("a"))
+
+
+@feature("embeddings, async")
+async def _():
+    embeddings = OllamaEmbeddings(model=EMBED, base_url=URL)
+    check(len(await embeddings.aembed_documents(["a", "b"])) == 2 and await embeddings.aembed_query("a"))
 
 
 run()

@@ -1,19 +1,19 @@
 """The `openai` Python SDK."""
 
-import json
-
 import openai
-from features import CHAT, EMBED, QUESTION, TOOLS, URL, check, feature, run
+from features import CHAT, EMBED, PARAMETERS, QUESTION, TOOLS, URL, check, check_call, check_object, feature, png, run
+from pydantic import BaseModel, ConfigDict, Field
 
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key="unused", timeout=300, max_retries=0)
 HI = [{"role": "user", "content": QUESTION}]
 COLD = {"temperature": 0, "max_tokens": 24}
-PARAMETERS = {
-    "type": "object",
-    "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}},
-    "required": ["a"],
-}
 FUNCTION = [{"type": "function", "function": {"name": "add", "parameters": PARAMETERS}}]
+FLAT_FUNCTION = [{"type": "function", "name": "add", "parameters": PARAMETERS}]
+
+
+class Thing(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    a: int = Field(ge=0, le=99)
 
 
 @feature("chat")
@@ -38,7 +38,13 @@ async def _():
 def _():
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": PARAMETERS}}
     answer = client.chat.completions.create(model=CHAT, messages=HI, response_format=schema, **COLD)
-    check(isinstance(json.loads(answer.choices[0].message.content)["a"], int))
+    check_object(answer.choices[0].message.content)
+
+
+@feature("structured output, parsed")
+def _():
+    answer = client.chat.completions.parse(model=CHAT, messages=HI, response_format=Thing, **COLD)
+    check(isinstance(answer.choices[0].message.parsed, Thing))
 
 
 @feature("log probabilities")
@@ -47,33 +53,70 @@ def _():
     check(answer.choices[0].logprobs.content)
 
 
+@feature("logit bias")
+def _():
+    answer = client.chat.completions.create(
+        model=CHAT, messages=HI, logit_bias={"20": 100}, logprobs=True, temperature=0, max_tokens=2
+    )
+    first, second = answer.choices[0].logprobs.content
+    check(first.token == second.token, answer)  # nothing else is likely any more
+
+
 @feature("several choices")
 def _():
     check(len(client.chat.completions.create(model=CHAT, messages=HI, n=2, max_tokens=4).choices) == 2)
 
 
-@feature("tools", "tools")
+@feature("tools")
 def _():
-    check(client.chat.completions.create(model=TOOLS, messages=HI, tools=FUNCTION).choices[0].message.tool_calls)
+    message = client.chat.completions.create(model=TOOLS, messages=HI, tools=FUNCTION).choices[0].message
+    [call] = message.tool_calls
+    check_call(call.function.name, call.function.arguments)
+    result = {"role": "tool", "tool_call_id": call.id, "content": "4"}
+    check(client.chat.completions.create(model=TOOLS, messages=[*HI, message, result], tools=FUNCTION).choices)
 
 
-@feature("tools, streamed", "tools")
+@feature("tools, streamed")
 def _():
     stream = client.chat.completions.create(model=TOOLS, messages=HI, tools=FUNCTION, stream=True)
-    check([call for chunk in stream for call in chunk.choices[0].delta.tool_calls or ()])
+    calls = [call.function for chunk in stream for call in chunk.choices[0].delta.tool_calls or ()]
+    check_call("".join(c.name or "" for c in calls), "".join(c.arguments or "" for c in calls))
 
 
 @feature("forced tool call")
 def _():
-    answer = client.chat.completions.create(
-        model=CHAT, messages=HI, tools=FUNCTION, tool_choice="required", temperature=0, max_tokens=64
-    )
-    check(json.loads(answer.choices[0].message.tool_calls[0].function.arguments))
+    for choice in ("required", {"type": "function", "function": {"name": "add"}}):
+        answer = client.chat.completions.create(
+            model=CHAT, messages=HI, tools=FUNCTION, tool_choice=choice, temperature=0, max_tokens=64
+        )
+        [call] = answer.choices[0].message.tool_calls
+        check_call(call.function.name, call.function.arguments)
+
+
+@feature("thinking")
+def _():
+    answer = client.chat.completions.create(model=TOOLS, messages=HI, reasoning_effort="low", max_tokens=64)
+    check(answer.choices[0].message.reasoning, answer)
+
+
+@feature("images, refused")
+def _():
+    parts = [
+        {"type": "text", "text": QUESTION},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png()}"}},
+    ]
+    try:
+        client.chat.completions.create(model=CHAT, messages=[{"role": "user", "content": parts}])
+    except openai.BadRequestError as error:
+        check("image" in str(error), error)
+    else:
+        check(False, "an image was taken")
 
 
 @feature("completions")
 def _():
     check(client.completions.create(model=CHAT, prompt="hi", **COLD).choices[0].text)
+    check("".join(c.choices[0].text for c in client.completions.create(model=CHAT, prompt="hi", stream=True, **COLD)))
 
 
 @feature("responses")
@@ -86,6 +129,33 @@ def _():
 def _():
     with client.responses.stream(model=CHAT, input=QUESTION, temperature=0, max_output_tokens=24) as stream:
         check([event.type for event in stream][-1] in ("response.completed", "response.incomplete"))
+
+
+@feature("responses, parsed")
+def _():
+    answer = client.responses.parse(model=CHAT, input=QUESTION, text_format=Thing, temperature=0, max_output_tokens=24)
+    check(isinstance(answer.output_parsed, Thing), answer)
+
+
+@feature("responses, tools")
+def _():
+    first = client.responses.create(model=TOOLS, input=QUESTION, tools=FLAT_FUNCTION)
+    [call] = [item for item in first.output if item.type == "function_call"]
+    check_call(call.name, call.arguments)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "4"}
+    check(
+        client.responses.create(model=TOOLS, input=[result], previous_response_id=first.id, tools=FLAT_FUNCTION).output
+    )
+    with client.responses.stream(model=TOOLS, input=QUESTION, tools=FLAT_FUNCTION) as stream:
+        check([event for event in stream if event.type == "response.function_call_arguments.done"])
+
+
+@feature("responses, thinking")
+def _():
+    answer = client.responses.create(
+        model=TOOLS, input=QUESTION, reasoning={"effort": "low", "summary": "auto"}, max_output_tokens=64
+    )
+    check(any(item.type == "reasoning" and item.summary for item in answer.output), answer)
 
 
 @feature("responses, counted")
@@ -111,7 +181,7 @@ def _():
     check(False)
 
 
-@feature("embeddings", "embed")
+@feature("embeddings")
 def _():
     check(len(client.embeddings.create(model=EMBED, input=["a", "b"]).data) == 2)
 

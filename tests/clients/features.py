@@ -1,38 +1,47 @@
 """Runs a client's features one by one and prints one JSON line for each. Standard library only: the scripts beside it
 run in whatever environment has their client.
 
-Usage of every script: URL CHAT_MODEL TOOL_MODEL EMBED_MODEL; a model may be `-`, its features are then left out.
+Usage of every script: a JSON object with the server's `url`, the names of models (`chat`, `tools`, `insert`, `embed`,
+`rerank`), a GGUF `file` of an embedding model, and the `registry` that models are pushed to.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 import json
+import struct
 import sys
 import traceback
+import zlib
 from collections.abc import Callable
 
-URL, CHAT, TOOLS, EMBED = ([*sys.argv[1:5], "-", "-", "-", "-"])[:4]
+ABOUT: dict[str, str] = json.loads(sys.argv[1])
+URL, CHAT, TOOLS, EMBED = (ABOUT[key] for key in ("url", "chat", "tools", "embed"))
 QUESTION = "What is the capital of France?"
-_FEATURES: list[tuple[str, str, Callable[[], object]]] = []
+# Closed and bounded, so that a small model can't fill a page with properties or digits of its own.
+PARAMETERS = {
+    "type": "object",
+    "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+_FEATURES: list[tuple[str, Callable[[], object]]] = []
 
 
-def feature(name: str, needs: str = "chat") -> Callable[[Callable[[], object]], Callable[[], object]]:
-    """Register a feature; `needs` is chat, tools or embed. It fails by raising."""
+def feature(name: str) -> Callable[[Callable[[], object]], Callable[[], object]]:
+    """Register a feature. It fails by raising."""
 
     def register(function: Callable[[], object]) -> Callable[[], object]:
-        _FEATURES.append((name, needs, function))
+        _FEATURES.append((name, function))
         return function
 
     return register
 
 
 def run() -> None:
-    models = {"chat": CHAT, "tools": TOOLS, "embed": EMBED}
-    for name, needs, function in _FEATURES:
-        if models[needs] == "-":
-            continue
+    for name, function in _FEATURES:
         try:
             result = function()
             if inspect.isawaitable(result):
@@ -51,3 +60,25 @@ async def _await(result: object) -> None:
 def check(condition: object, what: object = "") -> None:
     if not condition:
         raise AssertionError(what)
+
+
+def check_object(value: object) -> None:
+    """The value, or the JSON text of it, fits PARAMETERS."""
+    found = json.loads(value) if isinstance(value, str) else value
+    check(isinstance(found, dict) and set(found) == {"a"} and isinstance(found["a"], int), value)
+
+
+def check_call(name: str, arguments: object) -> None:
+    check(name == "add", name)
+    check_object(arguments)
+
+
+def png() -> str:
+    """A white dot, in base64."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0\xff")), chunk(b"IEND", b"")
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(parts)).decode()

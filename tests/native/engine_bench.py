@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from donabe import _core
+from donabe.engine.disk_tier import DiskTier
+from donabe.engine.draft_model import DraftModel
 from donabe.engine.engine import Engine
 from donabe.engine.options import EngineOptions
 from donabe.engine.request import EngineRequest, SequenceOutput
@@ -33,10 +35,14 @@ SHARING = [kind for kind in KINDS if kind != "opaque"]
 
 
 class Answer:
-    """Tokens of one completion, and the log probabilities of the best tokens at each step."""
+    """Tokens of one completion, and the log probabilities of the best tokens at each step.
 
-    def __init__(self, tolerance: float) -> None:
+    Less likely ones than `least` are not compared: in real models rounding moves them by more.
+    """
+
+    def __init__(self, tolerance: float, least: float = -np.inf) -> None:
         self.tolerance = tolerance
+        self.least = least
         self.tokens: list[int] = []
         self.best: list[dict[int, float]] = []
 
@@ -47,8 +53,11 @@ class Answer:
     def error(self, other: Answer) -> float:
         """Largest difference of a log probability, over steps and over tokens that both list."""
         assert len(self.best) == len(self.tokens)
-        pairs = zip(self.best, other.best, strict=True)
-        return max(abs(a[token] - b[token]) for a, b in pairs for token in a.keys() & b.keys())
+        return max(self._step_error(a, b) for a, b in zip(self.best, other.best, strict=True))
+
+    def _step_error(self, a: dict[int, float], b: dict[int, float]) -> float:
+        both = [(a[token], b[token]) for token in a.keys() & b.keys()]
+        return max((abs(x - y) for x, y in both if max(x, y) >= self.least), default=0.0)
 
     def assert_equals(self, other: Answer) -> None:
         assert self.tokens == other.tokens
@@ -60,16 +69,31 @@ class Answer:
         An answer that was cut short is compared with the beginning of the other.
         """
         for token, own, top, others in zip(self.tokens, other.tokens, self.best, other.best, strict=False):
-            assert max(abs(top[t] - others[t]) for t in top.keys() & others.keys()) < self.tolerance
+            assert self._step_error(top, others) < self.tolerance
             if token != own:
                 assert abs(top[token] - top[own]) < 2 * self.tolerance
                 return
 
 
 class Bench:
-    """A real engine on one thread; flash attention is off, so that batch shapes change logits by rounding only."""
+    """A real engine, by default on one thread and without flash attention: then batch shapes change logits by rounding
+    only. With `drafts` the model guesses for itself."""
 
-    def __init__(self, path: str, *, n_ctx: int = 2048, n_seq_max: int = 12, n_batch: int = 128, **options) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        n_ctx: int = 2048,
+        n_seq_max: int = 12,
+        n_batch: int = 128,
+        n_threads: int = 1,
+        flash_attention: str = "off",
+        tolerance: float | None = None,
+        least: float = -np.inf,
+        drafts: bool = False,
+        disk: DiskTier | None = None,
+        **options,
+    ) -> None:
         self.model = _core.Model(path)
         params = _core.ContextParams(
             n_ctx=n_ctx,
@@ -77,18 +101,36 @@ class Bench:
             n_ubatch=n_batch,
             n_seq_max=n_seq_max,
             n_outputs_max=64,
-            n_threads=1,
-            n_threads_batch=1,
-            flash_attention="off",
+            n_threads=n_threads,
+            n_threads_batch=n_threads,
+            flash_attention=flash_attention,
         )
-        tolerance = TOLERANCE[self.model.memory_kind]
+        tolerance = tolerance or TOLERANCE[self.model.memory_kind]
         self.context = _core.Context(self.model, params)
         self.tokens: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-        self.answers: dict[str, dict[int, Answer]] = defaultdict(lambda: defaultdict(lambda: Answer(tolerance)))
+        self.answers: dict[str, dict[int, Answer]] = defaultdict(lambda: defaultdict(lambda: Answer(tolerance, least)))
         self.finals: dict[str, SequenceOutput] = {}
         samplers = _core.SamplerSet(self.model, 1)
         options.setdefault("n_parallel", 4)
-        self.engine = Engine(self.model, self.context, samplers, EngineOptions(**options), self._publish)
+        draft = self._draft(n_ctx, n_threads, options["n_parallel"]) if drafts else None
+        self.engine = Engine(
+            self.model, self.context, samplers, EngineOptions(**options), self._publish, draft=draft, disk=disk
+        )
+        if options.get("n_draft_max"):
+            self.engine._speculation._step_time = lambda _: 1.0  # rows cost nothing: as much as possible is guessed
+
+    def _draft(self, n_ctx: int, n_threads: int, n_parallel: int) -> DraftModel:
+        params = _core.ContextParams(
+            n_ctx=n_ctx,
+            n_batch=512,
+            n_ubatch=512,
+            n_seq_max=n_parallel,
+            n_outputs_max=n_parallel,
+            n_threads=n_threads,
+            n_threads_batch=n_threads,
+            swa_full=True,
+        )
+        return DraftModel(_core, self.model, _core.Context(self.model, params))
 
     def _publish(self, outputs: list[SequenceOutput]) -> None:
         for output in outputs:

@@ -193,7 +193,6 @@ def test_context_shift_goes_on(path):
 
 def test_speculation_keeps_the_text(kind, path, plain):
     bench = Bench(path, n_draft_max=4)
-    bench.engine._speculation._step_time = lambda _: 1.0  # rows cost nothing: whatever repeats is guessed
     loop = prompt(12) * 8
     bench.answer(loop, max_tokens=100).assert_equals(plain(loop, max_tokens=100))
     has_guessed = bench.engine.status().n_draft_tokens > 0

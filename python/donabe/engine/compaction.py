@@ -74,10 +74,10 @@ class BranchCompactor:
         except StateError:
             return 0
         cache.drop(newest)
-        branch = cache.restore(key, buffer, saved, last_used)
-        if branch is not None:
-            branch.is_idle, branch.last_used = True, last_used
-            branch.leaf.checkpoints.update(checkpoints)
+        moved = cache.restore(key, buffer, saved, last_used)
+        if moved is not None:
+            moved.is_idle, moved.last_used = True, last_used
+            moved.leaf.checkpoints.update(checkpoints)
         return n
 
 

@@ -103,7 +103,9 @@ class Engine:
         self._budget = StepBudget(context.n_batch, options.max_step_latency_s, options.max_prefill_step_s)
         self._row_times = RowTimes()
         self._draft = draft
-        self._speculation = Speculation(options.n_draft_max if kind.can_draft else 0, self._row_times, draft)
+        self._speculation = Speculation(
+            options.n_draft_max if kind.can_draft else 0, self._row_times, draft, self._n_ctx
+        )
         self._scheduler = Scheduler(
             self._cache, self._budget, options, n_batch=context.n_batch, speculation=self._speculation
         )

@@ -67,8 +67,11 @@ class Guesses(Protocol):
 class Speculation:
     """Draft policy of one engine."""
 
-    def __init__(self, n_draft_max: int, step_time: StepTime, model: Guesses | None = None) -> None:
+    def __init__(
+        self, n_draft_max: int, step_time: StepTime, model: Guesses | None = None, n_ctx: int = 1 << 30
+    ) -> None:
         self._n_draft_max = n_draft_max
+        self._n_ctx = n_ctx  # of a sequence: whatever is right, no step goes beyond it
         self._step_time = step_time
         self._model = model
         self._model_rate = FIRST_RATE  # of all sequences: what a new one may expect
@@ -85,7 +88,7 @@ class Speculation:
         n_output = sequence.n_output
         if n_output == 0 or n_output < drafter.n_paused_until:
             return None
-        n_max = min(self._n_draft_max, n_spare, sequence.n_output_max - n_output - 1)
+        n_max = min(self._n_draft_max, n_spare, self._n_left(sequence))
         if n_max <= 0 or (sequence.guesser is not None and sequence.guesser.rate > drafter.rate and self.has_model):
             return None
         n_guesses = best_length(drafter.rate, n_rows, n_max, self._step_time)
@@ -121,12 +124,16 @@ class Speculation:
         assert self._model is not None
         if sequence.guesser is None:
             sequence.guesser = Drafter(self._model_rate)
-        n_left = sequence.n_output_max - sequence.n_output - 1
+        n_left = self._n_left(sequence)
         if sequence.n_output == 0 or sequence.n_output < sequence.guesser.n_paused_until:
             return 0
         if sequence.n_drafted == 0 and sequence.n_total > MAX_FED_PER_TOKEN * n_left:
             return 0
         return max(0, min(self._n_draft_max, n_left, self._model.n_room(sequence)))
+
+    def _n_left(self, sequence: Sequence) -> int:
+        """Tokens that may come before the last one that the sequence or its context can take."""
+        return min(sequence.n_output_max - sequence.n_output, self._n_ctx - sequence.n_total) - 1
 
     def observe(self, sequence: Sequence, n_drafted: int, n_accepted: int, *, is_model: bool) -> None:
         """Learn from a step that verified guesses."""

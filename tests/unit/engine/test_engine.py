@@ -257,3 +257,13 @@ def test_wait_for_work_returns_on_submit_and_on_wake():
     assert not h.engine.wait_for_work(5)
     h.submit("a", prompt(5))
     assert h.engine.wait_for_work(5)
+
+
+def test_guesses_do_not_move_the_place_of_a_context_shift():
+    answers = []
+    for n_draft_max in (0, 4):
+        h = EngineHarness(model=fake_model(copy_period=7), n_ctx_per_request=200, n_draft_max=n_draft_max)
+        h.engine._speculation._step_time = lambda _: 1.0  # rows cost nothing: as much as possible is guessed
+        answers.append(h.answer(prompt(7) * 4, max_tokens=400, context_shift=True, n_keep=8))
+        assert (h.engine.status().n_draft_accepted > 20) == (n_draft_max > 0)
+    assert answers[0] == answers[1]

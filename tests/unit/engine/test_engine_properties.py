@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fakes.engine_harness import KINDS, EngineHarness, fake_model, plain_answer, prompt
+from tests.fakes import native
+from tests.fakes.engine_harness import KINDS, EngineHarness, fake_model, prompt
 
-from donabe.engine import compaction
+from donabe.engine import compaction, disk_exchange, disk_tier
+from donabe.engine.disk_tier import DiskTier
+from donabe.engine.kinds import memory_kind
 from donabe.types import FinishReason
 
 ACTION = st.one_of(
@@ -27,28 +32,57 @@ ACTION = st.one_of(
     st.tuples(st.just("step"), st.integers(1, 6)),
     st.tuples(st.just("repeat"), st.integers(0, 30)),  # the same prompt again, or with its answer as a next turn
     st.tuples(st.just("idle")),
+    st.tuples(st.just("outgrow"), st.integers(0, 3), st.integers(20, 60)),  # trunk, tokens: its context is shifted
+    st.tuples(st.just("restart")),
 )
+SALTS = ("", "", "mine", "yours")
+N_CTX_PER_REQUEST = 200
+KEPT = 8  # prompt tokens that a context shift keeps
 
 
 @lru_cache(maxsize=4096)
-def expected(kind: str, period: int, tokens: tuple[int, ...], max_tokens: int) -> list[int]:
-    return plain_answer(fake_model(kind, eog_every=50, copy_period=period), tokens, max_tokens=max_tokens)
+def expected(kind: str, period: int, tokens: tuple[int, ...], max_tokens: int, shifts: bool) -> list[int]:
+    fields = {"context_shift": True, "n_keep": KEPT, "ignore_eos": True} if shifts else {}
+    model = fake_model(kind, eog_every=50, copy_period=period)
+    plain = EngineHarness(model=model, n_ctx=4096, n_batch=256, prefix_cache=False, n_ctx_per_request=N_CTX_PER_REQUEST)
+    return plain.answer(tokens, max_tokens=max_tokens, **fields)
 
 
 class Trace:
     """Plays actions on an engine and remembers what was asked."""
 
-    def __init__(self, kind: str, period: int, **options) -> None:
-        self.kind, self.period = kind, period
-        self.h = EngineHarness(model=fake_model(kind, eog_every=50, copy_period=period), **options)
-        self.asked: dict[str, tuple[tuple[int, ...], int, int]] = {}
+    def __init__(self, kind: str, period: int, home: Path | None = None, copy_s: float = 0.0, **options) -> None:
+        self.kind, self.period, self.home, self.copy_s = kind, period, home, copy_s
+        self.options = {"n_ctx_per_request": N_CTX_PER_REQUEST} | options
+        self.asked: dict[str, tuple[tuple[int, ...], int, int, bool]] = {}
+        self.ended: list[EngineHarness] = []
+        self.h = self._start()
 
-    def submit(self, tokens, max_tokens: int, priority: int = 0, n: int = 1) -> None:
+    def _start(self) -> EngineHarness:
+        disk = None
+        if self.home is not None:
+            can_cut = memory_kind(self.kind, 24).can_cut
+            disk = DiskTier(self.home, {"test": "trace"}, 300_000, can_cut=can_cut, native=native)
+            disk.wait_for_index(5)
+        model = fake_model(self.kind, eog_every=50, copy_period=self.period, copy_s=self.copy_s)
+        return EngineHarness(model=model, disk=disk, **self.options)
+
+    def submit(self, tokens, max_tokens: int, priority: int = 0, n: int = 1, *, shifts: bool = False) -> None:
         request_id = f"r{len(self.asked)}"
         tokens = tuple(tokens)[: self.h.engine.n_ctx_per_request - 1]
-        self.asked[request_id] = (tokens, max_tokens, n)
-        boundaries = (len(tokens) // 2,)
-        self.h.submit(request_id, tokens, max_tokens=max_tokens, priority=priority, n=n, boundaries=boundaries)
+        self.asked[request_id] = (tokens, max_tokens, n, shifts)
+        self.h.submit(
+            request_id,
+            tokens,
+            max_tokens=max_tokens,
+            priority=priority,
+            n=n,
+            boundaries=(len(tokens) // 2,),
+            cache_salt=SALTS[len(self.asked) % len(SALTS)],
+            context_shift=shifts,
+            n_keep=KEPT,
+            ignore_eos=shifts,
+        )
 
     def play(self, action) -> None:
         name, *args = action
@@ -62,19 +96,31 @@ class Trace:
         elif name == "idle":
             self.h.engine.idle()
             self.h.check()
+        elif name == "outgrow":
+            trunk, n_trunk = args
+            self.submit(prompt(150, trunk)[:n_trunk], N_CTX_PER_REQUEST + 20, shifts=True)
+        elif name == "restart" and self.home is not None:
+            self.close()
+            self.h = self._start()
         elif ids and name == "cancel":
             self.h.engine.cancel(ids[args[0] % len(ids)])
         elif ids and name == "repeat":
             request_id = ids[args[0] % len(ids)]
-            self.submit([*self.asked[request_id][0], *self.h.tokens[request_id][0]], 8)
+            answer = self.h.tokens[request_id][0] if request_id in self.h.tokens else []
+            self.submit([*self.asked[request_id][0], *answer], 8)
+
+    def close(self) -> None:
+        self.h.run()
+        self.h.engine.close()
+        self.ended.append(self.h)
 
     def verify(self) -> None:
-        h = self.h
-        h.run()
-        for request_id, (tokens, max_tokens, n) in self.asked.items():
+        self.close()
+        for request_id, (tokens, max_tokens, n, shifts) in self.asked.items():
+            (h,) = [h for h in self.ended if request_id in h.finals]
             assert len(h.finals[request_id]) == 1, request_id
             assert len(h.ends[request_id]) == n
-            want = expected(self.kind, self.period, tokens, max_tokens)
+            want = expected(self.kind, self.period, tokens, max_tokens, shifts)
             for end in h.ends[request_id]:
                 got = h.tokens[request_id][end.index]
                 assert end.usage.n_output_tokens == len(got)
@@ -82,6 +128,7 @@ class Trace:
                     assert got == want[: len(got)]
                 else:
                     assert end.error is None and got == want, request_id
+        h = self.h
         for branch in list(h.cache.tree.branches):
             assert branch.is_idle
             h.cache.drop(branch)
@@ -94,6 +141,9 @@ def compaction_of_small_pools() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compaction, "MIN_PEAK_CELLS", 32)
         patch.setattr(compaction, "CELLS_PER_RUN", 64)
+        patch.setattr(disk_exchange, "IDLE_S", 0.0)
+        patch.setattr(disk_tier, "MIN_STORE_TOKENS", 48)
+        patch.setattr(disk_tier, "MIN_GAIN_TOKENS", 16)
         yield
 
 
@@ -107,22 +157,31 @@ def compaction_of_small_pools() -> Iterator[None]:
     n_idle_ids=st.integers(1, 6),
     ram=st.sampled_from([0, 20_000, 1 << 20]),
     period=st.sampled_from([0, 0, 7]),
+    has_disk=st.booleans(),
+    pool=st.sampled_from([None, None, 5_000]),
+    copy_s=st.sampled_from([0.0, 1e-6, 1e-4]),
 )
-def test_answers_do_not_depend_on_what_else_happens(kind, actions, n_ctx, n_batch, n_parallel, n_idle_ids, ram, period):
-    trace = Trace(
-        kind,
-        period,
-        n_ctx=n_ctx,
-        n_batch=n_batch,
-        n_parallel=n_parallel,
-        n_seq_max=n_parallel + n_idle_ids,
-        cache_ram_bytes=ram,
-        n_draft_max=4 if period else 0,
-        headroom_tokens=6,
-    )
-    for action in actions:
-        trace.play(action)
-    trace.verify()
+def test_answers_do_not_depend_on_what_else_happens(
+    kind, actions, n_ctx, n_batch, n_parallel, n_idle_ids, ram, period, has_disk, pool, copy_s
+):
+    with tempfile.TemporaryDirectory() as home:
+        trace = Trace(
+            kind,
+            period,
+            Path(home) if has_disk else None,
+            copy_s=copy_s,
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_parallel=n_parallel,
+            n_seq_max=n_parallel + n_idle_ids,
+            cache_ram_bytes=ram,
+            cache_pool_bytes=pool,
+            n_draft_max=4 if period else 0,
+            headroom_tokens=6,
+        )
+        for action in actions:
+            trace.play(action)
+        trace.verify()
 
 
 def test_sequence_moved_and_preempted_in_one_step_keeps_its_sampler():

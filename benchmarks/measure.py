@@ -81,7 +81,9 @@ async def _ask(run: Run, target: Target, workloads: Sequence[Workload], setup: S
             print(f"  left out: {error}", file=sys.stderr, flush=True)
             continue
         after = read_counters(target)
-        facts = {name: after[name] - before.get(name, 0) for name in after}
+        facts = {name: (after[name] - before.get(name, 0)) * (1000 if name.endswith(" ms") else 1) for name in after}
+        if facts.get("step ms"):
+            facts["python %"] = 100 * facts["python ms"] / facts["step ms"]
         if tally.n_requests:
             facts |= {"evaluated": tally.n_evaluated, "cached": tally.n_cached}
         run.facts[workload.name] = facts

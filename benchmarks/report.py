@@ -67,7 +67,10 @@ def fact_table(results: Results) -> str:
 def _facts(runs: Sequence[Run], workload: str) -> str:
     counted = [run.facts[workload] for run in runs if workload in run.facts]
     keys = list(dict.fromkeys(key for facts in counted for key in facts))
-    return ", ".join(f"{key} {statistics.median(facts.get(key, 0) for facts in counted):.0f}" for key in keys)
+    medians = {key: statistics.median(facts.get(key, 0) for facts in counted) for key in keys}
+    return ", ".join(
+        f"{key} {value:.2f}" if key.endswith("%") else f"{key} {value:.0f}" for key, value in medians.items()
+    )
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -15,6 +15,8 @@ FACTS = {
     "steps": "donabe_engine_steps_total",
     "forks": "donabe_prefix_forks_total",
     "preempted": "donabe_preemptions_total",
+    "step ms": "donabe_engine_step_seconds_total",
+    "python ms": "donabe_engine_python_seconds_total",  # of these, outside native code
 }
 
 

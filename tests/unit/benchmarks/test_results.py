@@ -128,3 +128,8 @@ def test_plot_is_drawn_where_its_library_is_installed(tmp_path):
     else:
         draw(RESULTS, tmp_path / "bench.svg")
         assert b"W3 wall s" in (tmp_path / "bench.svg").read_bytes()
+
+
+def test_pythons_share_of_a_step_is_told_with_two_digits():
+    run = Run(facts={"W2": {"step ms": 4000.4, "python %": 1.234}})
+    assert fact_table({"donabe": [run]}).splitlines()[2] == "| W2 | step ms 4000, python % 1.23 |"

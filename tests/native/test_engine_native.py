@@ -10,10 +10,11 @@ from tests.native.engine_bench import KINDS, SHARING, TOLERANCE, Answer, Bench, 
 
 from donabe import _core
 from donabe.engine.build import build_engine
+from donabe.engine.disk_tier import DiskTier
 from donabe.engine.engine import Engine
 from donabe.engine.kinds import memory_kind
 from donabe.engine.request import EngineRequest, SequenceOutput
-from donabe.errors import ServerBusyError
+from donabe.errors import AbortedError, RunnerError, ServerBusyError
 from donabe.types import FinishReason, LoadOptions
 
 
@@ -157,6 +158,37 @@ def test_cancelled_requests_free_the_cells_that_only_they_had(path, plain):
     bench.answers["stays"][0].assert_equals(plain([*trunk, *prompt(10, 1)], max_tokens=60))
     assert bench.engine.status().n_cells_used == 0
     check_cells(bench.engine)
+
+
+def test_aborted_step_ends_every_request_and_leaves_no_wrong_state(kind, path, plain, tmp_path):
+    """A recurrent state is wrong after an abort: nothing of the requests that ran may be used again."""
+
+    def start() -> Bench:
+        model = _core.Model(path)
+        can_cut = memory_kind(kind, model.n_swa).can_cut
+        disk = DiskTier(tmp_path, {"test": kind}, 1 << 26, can_cut=can_cut, native=_core)
+        assert disk.wait_for_index(10)
+        return Bench(path, n_batch=64, disk=disk)
+
+    bench = start()
+    first = prompt(320)
+    bench.answer(first, boundaries=(300,)).assert_equals(plain(first))
+    turn = [*first, *prompt(200, 1)]
+    bench.submit("prefilling", turn)
+    bench.submit("waiting", prompt(20, 2))
+    bench.engine.step()
+    bench.context.request_abort()
+    with pytest.raises(AbortedError):
+        bench.engine.step()
+    for request_id in ("prefilling", "waiting"):
+        assert bench.finals[request_id].finish_reason is FinishReason.ERROR
+    with pytest.raises(RunnerError):
+        bench.submit("late", prompt(20))
+    bench.context.clear_abort()
+    bench.engine.close()
+    again = start()
+    again.answer(turn, boundaries=(300,)).assert_equals(plain(turn))
+    again.engine.close()
 
 
 def test_completions_of_one_prompt_add_only_the_cells_of_their_outputs(kind, path):

@@ -1,7 +1,7 @@
 """Many short requests from two threads with random cancels, on a real context: nobody is stuck, nothing stays behind.
 
-DONABE_SOAK_REQUESTS sets how many (default 300; a release is tried with 10,000: `DONABE_SOAK_REQUESTS=10000 pytest -s`
-prints what each kind of memory held and gave back).
+DONABE_SOAK_REQUESTS sets how many (default 300). `ci/soak` sends 10,000 and prints what each kind of memory held and
+gave back.
 """
 
 from __future__ import annotations

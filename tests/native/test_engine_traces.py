@@ -4,7 +4,7 @@ every memory kind; callers with salts share with nobody else.
 After every action the tree, the sequence ids and the native memory are compared, now and then also the cells, one by
 one. Whatever happened, an answer is that of a lone request.
 
-DONABE_TRACE_ACTIONS sets how many (default 250; a release is tried with 2,000).
+DONABE_TRACE_ACTIONS sets how many (default 250; `ci/soak` plays 2,000).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from donabe.engine.disk_tier import DiskTier
 from donabe.engine.kinds import memory_kind
 from donabe.types import FinishReason
 
+pytestmark = pytest.mark.timeout(7200)
 N_ACTIONS = int(os.environ.get("DONABE_TRACE_ACTIONS", "250"))
 N_COMPARED = N_ACTIONS // 16  # answers computed once more, alone
 CHECK_CELLS_EVERY = 25

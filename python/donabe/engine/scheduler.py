@@ -17,7 +17,6 @@ from donabe.engine.prefill import PrefillTurns
 from donabe.engine.prefix_cache import PrefixCache
 from donabe.engine.sequence import Call, Sequence, State
 from donabe.engine.speculation import Drafter, Speculation
-from donabe.engine.tokens import TokenBuffer
 from donabe.types import FinishReason
 
 MAX_DEFERRED_STEPS = 8  # an admission waits so many steps for the time of a copy, then goes without it
@@ -389,19 +388,10 @@ class Scheduler:
 
         Cells are never moved to other positions: they may be shared. Its sampler state must have been exported.
         """
-        request = sequence.call.request
-        n_keep = request.n_keep if request.n_keep >= 0 else sequence.n_prompt
-        n_keep = min(n_keep, n_ctx * 3 // 4, sequence.n_total - 2)
-        n_drop = max((sequence.n_total - n_keep) // 2, 1)
-        tokens = sequence.buffer.view()
-        shortened = TokenBuffer(tokens[:n_keep])
-        shortened.extend(tokens[n_keep + n_drop :].tolist())
         branch = sequence.branch
         assert branch is not None
         self._park(sequence)
         self._cache.retire(branch, now)
-        sequence.buffer = shortened
-        sequence.cuts.clear()
-        sequence.n_shifted += n_drop
+        sequence.drop_middle(n_ctx)
         sequence.n_preempted += 1
         sequence.drafter = Drafter() if sequence.drafter is not None else None

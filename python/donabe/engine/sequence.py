@@ -132,6 +132,18 @@ class Sequence:
         """The next position a chunk must not go beyond."""
         return next((cut for cut in self.cuts if cut > self.n_computed), self.n_total)
 
+    def drop_middle(self, n_ctx: int) -> None:
+        """Forget the older half after n_keep, in a buffer of its own: a branch of the pool may hold the old one."""
+        request = self.call.request
+        n_keep = request.n_keep if request.n_keep >= 0 else self.n_prompt
+        n_keep = min(n_keep, n_ctx * 3 // 4, self.n_total - 2)
+        n_drop = max((self.n_total - n_keep) // 2, 1)
+        tokens = self.buffer.view()
+        self.buffer = TokenBuffer(tokens[:n_keep])
+        self.buffer.extend(tokens[n_keep + n_drop :].tolist())
+        self.cuts.clear()
+        self.n_shifted += n_drop
+
     def usage(self, now: float) -> Usage:
         submitted = self.call.submitted
         started = self.first_run if self.first_run is not None else now

@@ -326,6 +326,7 @@ def test_waiting_for_a_file_preempts_nobody(home, gate):
     h.step(10)
     assert h.engine.status().n_preemptions == 0 and len(h.tokens["low"][0]) >= 10
     gate.set()
+    h.cache.disk._reading.future.result(5)
     h.run()
     assert list(h.finals) == ["high", "low"]
 

@@ -1,8 +1,9 @@
 """Embeddings, rerank scores and classes: own contexts on the model, computed by an own thread, made on first use.
 
-The thread is the only one inside those contexts: one for each pooling that is asked for (`embedding_lane`). Calls that
-wait at the same time are packed together; equal inputs are computed once; a small call does not wait for a large one to
-finish. Results don't depend on what they were packed with.
+The thread is the only one inside those contexts: one a pooling (`embedding_lane`), for the two poolings used last. Calls
+that wait at the same time are packed together; equal inputs are computed once; a small call does not wait for a large
+one to finish, unless it must wait for room: for its context, or for rows of tokens. Results don't depend on what they
+were packed with.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("donabe.runner")
 
 _IN_GRAPH_SOFTMAX = ("qwen3", "qwen3vl")  # rerankers whose graph already turns logits into probabilities
-_TOKEN_ROWS_BYTES = 128 << 20  # of one call with pooling none, which has a row for every token
+_TOKEN_ROWS_BYTES = 128 << 20  # of all unfinished calls with pooling none, which have a row for every token
+_N_LANES_MAX = 2  # contexts; plans count the one of the model's own pooling
 
 
 class Embedder:
@@ -53,11 +55,13 @@ class Embedder:
         self._options = options
         self._open_context = open_context
         self._make_batch = make_batch
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Future[Any], Callable[[], None]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._end: DonabeError | None = None
-        self._lanes: dict[str, Lane] = {}  # by pooling, the next to compute first; owned by the thread
+        # Owned by the thread:
+        self._lanes: dict[str, Lane] = {}  # by pooling, the one that computed last at the end
+        self._token_rows: list[tuple[Future[Any], int]] = []  # calls with pooling none, and their bytes
 
     def embed(self, request: EmbedRequest) -> Future[EmbedResult]:
         """The embeddings of all inputs. Cancelling the future drops what is not computed yet."""
@@ -87,13 +91,6 @@ class Embedder:
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _enqueue(self, future: Future[Any], begin: Callable[[], None]) -> None:
-        def guarded() -> None:
-            try:
-                if not future.cancelled():
-                    begin()
-            except Exception as error:  # the caller's future is where it is reported
-                _fail(future, error)
-
         with self._lock:
             if self._end is not None:
                 _fail(future, self._end)
@@ -101,19 +98,40 @@ class Embedder:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="donabe-embed", daemon=True)
                 self._thread.start()
-            self._queue.put(guarded)
+            self._queue.put((future, begin))
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # nobody would answer what waits, so later calls must not wait
+            logger.exception("the embedder failed")
+            with self._lock:
+                self._end = self._end or RunnerError(f"the embedder failed: {error!r}")
+        finally:
+            self._close_down(self._end or RunnerError("the embedder was stopped"))
+
+    def _serve(self) -> None:
+        """Until it is stopped."""
         while True:
             try:
-                begin = self._queue.get(block=not self._has_backlog())
+                call = self._queue.get(block=not self._has_backlog())
             except queue.Empty:
                 self._compute_next()
                 continue
-            if begin is None:
-                break
-            begin()
-        error = self._end or RunnerError("the embedder was stopped")
+            if call is None:
+                return
+            future, begin = call
+            try:
+                if not future.cancelled():
+                    begin()
+            except Exception as error:  # the caller's future is where it is reported
+                _fail(future, error)
+
+    def _close_down(self, error: DonabeError) -> None:
+        while not self._queue.empty():
+            call = self._queue.get()
+            if call is not None:
+                _fail(call[0], error)
         for lane in self._lanes.values():
             for job in lane.backlog.clear():
                 _fail(job.future, error)
@@ -133,7 +151,7 @@ class Embedder:
         tokens, truncated = self._tokens(request, lane.plan)
         n_prompt_tokens = sum(map(len, tokens))
         if pooling == "none":
-            _check_token_rows(n_prompt_tokens, n_embd)
+            self._reserve_token_rows(future, n_prompt_tokens, n_embd)
 
         def finish(outputs: Sequence[Float32Array]) -> EmbedResult:
             rows = np.vstack(outputs) if outputs else np.zeros((0, n_embd), np.float32)
@@ -256,9 +274,35 @@ class Embedder:
     def _lane(self, pooling: str) -> Lane:
         lane = self._lanes.get(pooling)
         if lane is None:
+            self._make_room_for_lane()
             lane = Lane(self._model, self._options, pooling, self._open_context, self._make_batch)
             self._lanes[pooling] = lane
         return lane
+
+    def _make_room_for_lane(self) -> None:
+        """Close the lane that computed longest ago; where all have work, the first to be done with it."""
+        while len(self._lanes) >= _N_LANES_MAX:
+            idle = next((name for name, lane in self._lanes.items() if not lane.backlog), None)
+            if idle is not None:
+                self._lanes.pop(idle).close()
+            else:
+                self._compute_for_room()
+
+    def _reserve_token_rows(self, future: Future[Any], n_tokens: int, n_embd: int) -> None:
+        """Compute until the rows of this call and of those before it fit into memory together."""
+        n_bytes = n_tokens * n_embd * 4
+        _check_token_rows(n_tokens, n_bytes)
+        while True:
+            self._token_rows = [(other, n) for other, n in self._token_rows if not other.done()]
+            if n_bytes + sum(n for _, n in self._token_rows) <= _TOKEN_ROWS_BYTES:
+                break
+            self._compute_for_room()
+        self._token_rows.append((future, n_bytes))
+
+    def _compute_for_room(self) -> None:
+        if self._end is not None:
+            raise self._end
+        self._compute_next()
 
     def _has_backlog(self) -> bool:
         return any(lane.backlog for lane in self._lanes.values())
@@ -281,8 +325,8 @@ class Embedder:
             for job, row in item.wanted:
                 job.outputs[row] = output
                 job.n_missing -= 1
-                if job.n_missing == 0 and not job.future.done():
-                    _resolve(job.future, job.finish(job.outputs))
+                if job.n_missing == 0:
+                    _finish(job)
 
 
 def _checked_tokens(tokens: tuple[int, ...], n_vocab: int, index: int) -> Int32Array:
@@ -294,8 +338,7 @@ def _checked_tokens(tokens: tuple[int, ...], n_vocab: int, index: int) -> Int32A
     return np.array(tokens, np.int32)
 
 
-def _check_token_rows(n_tokens: int, n_embd: int) -> None:
-    n_bytes = n_tokens * n_embd * 4
+def _check_token_rows(n_tokens: int, n_bytes: int) -> None:
     if n_bytes > _TOKEN_ROWS_BYTES:
         raise InvalidRequestError(
             f"the rows of {n_tokens} tokens take {n_bytes >> 20} MiB, more than the {_TOKEN_ROWS_BYTES >> 20} MiB "
@@ -303,6 +346,18 @@ def _check_token_rows(n_tokens: int, n_embd: int) -> None:
             field="input",
             hint="send fewer or shorter inputs at once, or choose a pooling other than none",
         )
+
+
+def _finish(job: ei.Job) -> None:
+    if job.future.done():
+        return
+    try:
+        result = job.finish(job.outputs)
+    except Exception as error:  # too large for memory, say: this call's, and no other's
+        logger.exception("making an answer of embeddings failed")
+        _fail(job.future, error)
+    else:
+        _resolve(job.future, result)
 
 
 def _fail(future: Future[Any], error: BaseException) -> None:

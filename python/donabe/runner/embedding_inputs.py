@@ -75,17 +75,19 @@ class Backlog:
         """
         for key in [key for key, item in self._items.items() if not item.is_wanted]:
             del self._items[key]
-        taken: list[Item] = []
+        taken: dict[bytes, Item] = {}
         n_free = n_tokens
         for key, item in sorted(self._items.items(), key=_urgency):
             if taken and len(item.tokens) > n_free:
                 break
-            taken.append(item)
+            taken[key] = item
             n_free -= len(item.tokens)
-            del self._items[key]
             if len(taken) == n_items or n_free <= 0:
                 break
-        return taken
+        items = list(taken.values())
+        for key in taken:  # last: where memory runs out before, nothing is lost
+            del self._items[key]
+        return items
 
     def clear(self) -> list[Job]:
         """Forget everything; returns the jobs that were waiting."""

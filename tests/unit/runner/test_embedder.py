@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -177,6 +178,35 @@ def test_failing_batch_fails_its_jobs_and_no_later_one(make: Make) -> None:
     assert rig.embed("a").n_rows == 1
 
 
+@pytest.mark.parametrize("step", ["vstack", "ascontiguousarray"])
+def test_answer_that_can_not_be_made_fails_alone(make: Make, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    rig = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"donabe.runner.embedder.np.{step}", no_memory)
+        with pytest.raises(MemoryError):
+            rig.embed("a", "b")
+    assert rig.embed("a").n_rows == 1
+
+
+def test_embedder_that_ends_fails_what_waits_and_what_comes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make()
+    held = Held(rig)
+    held.embed("first", "a")
+    monkeypatch.setattr("donabe.runner.embedding_inputs.Backlog.take", no_memory)
+    held.embed("later", "b")
+    with pytest.raises(RunnerError, match="the embedder failed: MemoryError"):
+        held.release()
+    with pytest.raises(RunnerError, match="the embedder failed"):
+        rig.embed("c")
+    assert held.done == ["first", "later"]
+    rig.embedder.stop(RunnerError("end"))
+    assert rig.contexts[0].closed
+
+
+def no_memory(*_: object, **__: object) -> None:
+    raise MemoryError
+
+
 def test_stop_fails_what_comes_after(make: Make) -> None:
     rig = make()
     rig.embedder.stop(RunnerError("gone"))
@@ -202,6 +232,50 @@ def test_request_names_a_pooling_of_its_own(make: Make) -> None:
     with pytest.raises(InvalidRequestError, match="pooling must be one of none, mean, cls, last, not 'max'") as caught:
         rig.embed("a", pooling="max")
     assert caught.value.field == "pooling"
+
+
+def test_contexts_are_few_and_the_one_used_longest_ago_makes_room(make: Make) -> None:
+    rig = make()
+
+    def open_poolings() -> list[str]:
+        return [context.arguments["pooling"] for context in rig.contexts if not context.closed]
+
+    for pooling in ("last", "cls", "last", "none"):
+        rig.embed("a", pooling=pooling)
+    assert open_poolings() == ["last", "none"]
+    rig.embed("a", pooling="cls")
+    assert open_poolings() == ["none", "cls"]
+
+
+def test_context_with_work_is_not_closed_for_another(make: Make) -> None:
+    held = Held(make())
+    for pooling in ("last", "cls", "none", "mean", "last"):
+        held.embed(pooling, f"{pooling} " * 300, f"x {pooling} " * 300, pooling=pooling)
+    n_open: list[int] = []
+    opened = held.rig.open
+    held.rig.embedder._open_context = lambda arguments: (  # type: ignore[assignment]
+        n_open.append(sum(not context.closed for context in held.rig.contexts)),
+        opened(arguments),
+    )[1]
+    assert len(held.release()) == 5
+    assert len(n_open) >= 3
+    assert max(n_open) == 1  # beside the new one
+
+
+def test_stop_does_not_wait_for_room(make: Make) -> None:
+    held = Held(make())
+    held.embed("last", *(f"l{i} " * 300 for i in range(9)), pooling="last")
+    held.embed("cls", *(f"c{i} " * 300 for i in range(9)), pooling="cls")
+    held.embed("mean", "m", pooling="mean")
+    stopper = threading.Thread(target=held.rig.embedder.stop, args=(RunnerError("gone"),))
+    stopper.start()
+    while held.rig.embedder._end is None:
+        time.sleep(0.001)
+    with pytest.raises(RunnerError, match="gone"):
+        held.release()
+    stopper.join(5)
+    assert sorted(held.done) == ["cls", "last", "mean"]
+    assert sum(len(context.batches) for context in held.rig.contexts) <= 2
 
 
 @pytest.mark.parametrize("changes", [{}, {"memory_kind": "none", "is_causal": False}])
@@ -240,6 +314,17 @@ def test_rows_of_too_many_tokens_are_refused_before_they_are_computed(
         rig.embed(*"ab", "c d e f g h", pooling="none")
     assert (caught.value.field, len(rig.contexts[0].batches)) == ("input", 1)
     assert rig.embed(*"ab", "c d e f g h").n_rows == 3
+
+
+def test_calls_share_the_memory_for_rows_of_tokens(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit beside the others is begun once they are done, and other calls are computed meanwhile."""
+    monkeypatch.setattr("donabe.runner.embedder._TOKEN_ROWS_BYTES", 4 * 4 * 10)
+    held = Held(make())
+    for i in range(6):
+        held.embed(f"none{i}", f"a{i} b c", pooling="none")  # 4 rows
+    held.embed("mean", "x")
+    assert [result.n_rows for result in held.release()] == [4] * 6 + [1]
+    assert max(len(batch) for batch in held.rig.contexts[0].batches) == 2
 
 
 class Held:

@@ -6,19 +6,17 @@ the order clients have always seen; absent means zero or empty.
 
 from __future__ import annotations
 
-import math
 import random
 import string
-import sys
-from array import array
 from typing import Any
 
 import msgspec
 
 from donabe.api.dialect import JSON, NDJSON, ErrorStyle, Timing
 from donabe.api.durations import TimestampWriter
+from donabe.api.float_text import float_rows, row_texts
 from donabe.api.native import NativeRerank
-from donabe.errors import ContextLengthError, DonabeError, InvalidRequestError, RunnerError
+from donabe.errors import ContextLengthError, DonabeError, RunnerError
 from donabe.types import (
     Delta,
     EmbedResult,
@@ -266,39 +264,12 @@ def rendered_body(model: str, prompt: RenderedPrompt, *, is_chat: bool) -> bytes
     return _encode({"model": model, "created_at": _timestamps.now(), **answer, "done": False, "_debug_info": info})
 
 
-def embedding_rows(result: EmbedResult) -> list[array[float]]:
-    """The rows of an embedding result as float32 arrays."""
-    flat = array("f")
-    flat.frombytes(result.data)
-    if sys.byteorder == "big":
-        flat.byteswap()
-    n = result.n_embd
-    return [flat[i * n : (i + 1) * n] for i in range(result.n_rows)]
-
-
-def shortest_floats(row: array[float]) -> list[float]:
-    """The numbers with the fewest digits that read back as the same float32.
-
-    Raises:
-        InvalidRequestError: The vector has values JSON can't carry.
-    """
-    if not all(map(math.isfinite, row)):
-        raise InvalidRequestError("embedding contains NaN or Inf values")
-    numbers = [float(f"{value:.7g}") for value in row]
-    for digits in (8, 9):
-        packed = array("f", numbers)
-        for i, value in enumerate(row):
-            if packed[i] != value:
-                numbers[i] = float(f"{value:.{digits}g}")
-    return numbers
-
-
 def embed_body(model: str, result: EmbedResult | None, *, load_s: float, total_s: float) -> bytes:
     """The reply of `/api/embed`."""
     head = b'{"model":' + _encode(model) + b',"embeddings":['
     if result is None:
         return head + b"]}"
-    rows = b",".join(_encode(shortest_floats(row)) for row in embedding_rows(result))
+    rows = b",".join(row_texts(float_rows(result)))
     tail: JsonObject = {"total_duration": nanoseconds(total_s), "load_duration": max(1, nanoseconds(load_s))}
     if result.n_prompt_tokens:
         tail["prompt_eval_count"] = result.n_prompt_tokens
@@ -309,7 +280,7 @@ def embed_body(model: str, result: EmbedResult | None, *, load_s: float, total_s
 
 def embeddings_body(result: EmbedResult | None) -> bytes:
     """The reply of the older `/api/embeddings`."""
-    row = [] if result is None else list(embedding_rows(result)[0])
+    row = [] if result is None else float_rows(result)[0].tolist()
     return _encode({"embedding": row})
 
 

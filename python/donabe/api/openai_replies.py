@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import base64
 import secrets
-import sys
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from donabe.api.dialect import JSON, PLAIN_JSON, SSE, ErrorStyle, Timing
 from donabe.api.durations import unix_seconds
-from donabe.api.native_replies import embedding_rows, new_call_id, shortest_floats
+from donabe.api.float_text import check_finite, float_rows, row_texts
+from donabe.api.native_replies import new_call_id
 from donabe.api.openai_messages import call_object
 from donabe.errors import ContextLengthError, DonabeError, InvalidRequestError, ModelNotFoundError
 from donabe.types import Delta, EmbedResult, Finished, JsonObject, ModelSpec, TokenLogprob, ToolCall, Usage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _encode = msgspec.json.Encoder().encode
 
@@ -250,20 +254,20 @@ class ChatCompletionCollector:
 
 def embedding_body(model: str, result: EmbedResult, *, is_base64: bool) -> bytes:
     """`POST /v1/embeddings`."""
-    data = []
-    for index, row in enumerate(embedding_rows(result)):
-        numbers = shortest_floats(row)  # also refuses NaN
-        embedding = _base64(row) if is_base64 else numbers
-        data.append({"object": "embedding", "embedding": embedding, "index": index})
+    rows = float_rows(result)
+    texts = _base64_texts(rows) if is_base64 else row_texts(rows)
+    data = b",".join(
+        b'{"object":"embedding","embedding":%b,"index":%d}' % (text, index) for index, text in enumerate(texts)
+    )
     usage = {"prompt_tokens": result.n_prompt_tokens, "total_tokens": result.n_prompt_tokens}
-    return _encode({"object": "list", "data": data, "model": model, "usage": usage}) + b"\n"
+    tail = _encode({"model": model, "usage": usage})
+    return b'{"object":"list","data":[' + data + b"]," + tail[1:] + b"\n"
 
 
-def _base64(row: array[float]) -> str:
-    if sys.byteorder == "big":
-        row = row[:]
-        row.byteswap()
-    return base64.b64encode(row.tobytes()).decode()
+def _base64_texts(rows: NDArray[np.float32]) -> Iterator[bytes]:
+    """Each row as little-endian bytes in base64, which is refused of what JSON's numbers could not say, too."""
+    check_finite(rows)
+    return (b'"' + base64.b64encode(row.tobytes()) + b'"' for row in rows)
 
 
 def model_object(spec: ModelSpec, *, id: str = "") -> JsonObject:

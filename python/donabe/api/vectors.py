@@ -13,8 +13,8 @@ import msgspec
 
 from donabe.api.body import Fields, parse_json
 from donabe.api.durations import parse_keep_alive
+from donabe.api.float_text import float_rows, row_texts
 from donabe.api.native import decode_options, unknown_fields
-from donabe.api.native_replies import embedding_rows, shortest_floats
 from donabe.api.openai_requests import embedding_inputs
 from donabe.api.pooling import take_pooling
 from donabe.errors import InvalidRequestError
@@ -66,14 +66,14 @@ def decode_token_embedding(body: bytes) -> TokenEmbedding:
 
 def token_embedding_body(result: EmbedResult) -> bytes:
     """A list of `{"index", "embedding"}`, where an embedding is a list of rows, also of one."""
-    rows = embedding_rows(result)
-    answer: list[JsonObject] = []
+    rows = list(row_texts(float_rows(result)))
+    answer: list[bytes] = []
     start = 0
     for index, n_rows in enumerate(result.n_rows_each or (1,) * result.n_rows):
-        part = [shortest_floats(row) for row in rows[start : start + n_rows]]
-        answer.append({"index": index, "embedding": part})
+        part = b",".join(rows[start : start + n_rows])
+        answer.append(b'{"index":%d,"embedding":[%b]}' % (index, part))
         start += n_rows
-    return _encode(answer)
+    return b"[" + b",".join(answer) + b"]"
 
 
 @dataclass(frozen=True)

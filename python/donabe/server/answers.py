@@ -27,9 +27,18 @@ from donabe.server.errors import (
     warning_headers,
 )
 from donabe.service.inference import Reply
-from donabe.types import Delta, Failed, Finished
+from donabe.types import Delta, EmbedResult, Failed, Finished
 
 Headers = list[tuple[bytes, bytes]]
+
+_LARGE_VECTORS_BYTES = 1 << 16  # smaller ones are written faster than another thread takes over
+
+
+async def write_vectors(write: Callable[[], bytes], result: EmbedResult | None) -> bytes:
+    """The body that holds these vectors; a large one is written beside the event loop."""
+    if result is None or len(result.data) < _LARGE_VECTORS_BYTES:
+        return write()
+    return await asyncio.to_thread(write)
 
 
 async def run_while_connected(work: Coroutine[Any, Any, None], receive: Receive, draining: Draining) -> None:

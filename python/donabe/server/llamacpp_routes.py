@@ -13,7 +13,7 @@ from donabe.api import llamacpp, tokens, vectors
 from donabe.api.dialect import PLAIN_JSON
 from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.server.admission import scheduling_for
-from donabe.server.answers import AnswerResponse, ValueResponse
+from donabe.server.answers import AnswerResponse, ValueResponse, write_vectors
 from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, naming, warning_headers
 from donabe.server.version import own_version
@@ -108,8 +108,9 @@ class LlamaCppRoutes:
 
         async def compute() -> bytes:
             reply = await self._inference.embed(call)
-            assert reply.result is not None  # requests without input are refused
-            return vectors.token_embedding_body(reply.result)
+            result = reply.result
+            assert result is not None  # requests without input are refused
+            return await write_vectors(lambda: vectors.token_embedding_body(result), result)
 
         return _value(compute, decoded.warnings)
 

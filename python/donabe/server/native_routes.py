@@ -20,7 +20,7 @@ from donabe.api.native_replies import NATIVE_ERRORS
 from donabe.errors import ContextLengthError, InvalidNameError, InvalidRequestError, ModelNotFoundError
 from donabe.registry.catalogue import recommended
 from donabe.server.admission import scheduling_for
-from donabe.server.answers import AnswerResponse, LinesResponse, ValueResponse
+from donabe.server.answers import AnswerResponse, LinesResponse, ValueResponse, write_vectors
 from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, naming, warning_headers
 from donabe.server.version import own_version
@@ -126,7 +126,10 @@ class NativeRoutes:
                     hint=f"it has {error.n_prompt_tokens} tokens, {error.n_ctx} fit; set truncate or a larger num_ctx",
                 ) from None
             notes.extend(reply.warnings)
-            return native_replies.embed_body(name, reply.result, load_s=reply.load_s, total_s=reply.total_s)
+            return await write_vectors(
+                lambda: native_replies.embed_body(name, reply.result, load_s=reply.load_s, total_s=reply.total_s),
+                reply.result,
+            )
 
         return self._value(compute, decoded.warnings, notes)
 

@@ -17,7 +17,7 @@ from donabe.api.dialect import PLAIN_JSON, SSE
 from donabe.api.openai_replies import OPENAI_ERRORS
 from donabe.errors import InvalidRequestError, ModelNotFoundError
 from donabe.server.admission import scheduling_for
-from donabe.server.answers import AnswerResponse, ValueResponse
+from donabe.server.answers import AnswerResponse, ValueResponse, write_vectors
 from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, naming, warning_headers
 from donabe.service.calls import GenerateCall, ModelCall
@@ -125,8 +125,11 @@ class OpenAIRoutes:
         async def compute() -> bytes:
             reply = await naming(self._inference.embed(call), call.model)
             notes.extend(reply.warnings)
-            assert reply.result is not None  # the dialect refuses requests without input
-            return openai_replies.embedding_body(call.model, reply.result, is_base64=decoded.is_base64)
+            result = reply.result
+            assert result is not None  # the dialect refuses requests without input
+            return await write_vectors(
+                lambda: openai_replies.embedding_body(call.model, result, is_base64=decoded.is_base64), result
+            )
 
         return _value(compute, decoded.warnings, notes)
 

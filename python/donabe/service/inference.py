@@ -22,7 +22,7 @@ from donabe.service.echo import with_echo
 from donabe.service.forced_tools import as_tool_calls, with_forced_tools
 from donabe.service.load_options import LoadDefaults, load_options
 from donabe.service.models import CLOUD_DISABLED
-from donabe.service.parameters import merge_options
+from donabe.service.parameters import BOUNDS, merge_options
 from donabe.service.runner_requests import Prepared, chat_request, generate_request, prompt_as_chat
 from donabe.store.names import split_where
 from donabe.types import (
@@ -213,6 +213,7 @@ class Inference:
         try:
             result = None
             if call.inputs:
+                _check_vectors(call, lease.runner.info.n_embd)
                 request = EmbedRequest(
                     inputs=call.inputs,
                     truncate=call.truncate,
@@ -355,6 +356,17 @@ def _check_images(name: str, spec: ModelSpec, images: tuple[bytes, ...]) -> None
     if images and "vision" not in spec.capabilities and "audio" not in spec.capabilities:
         raise CapabilityError(
             f'"{name}" does not support images', capability="vision", hint="send text only, or use a vision model"
+        )
+
+
+def _check_vectors(call: EmbedCall, n_embd: int) -> None:
+    """Before they are computed. Of pooling none, whose vectors nobody has counted yet, the runner checks it again."""
+    n_numbers = len(call.inputs) * (call.dimensions or n_embd)
+    if n_numbers > (most := BOUNDS["embedding_numbers"].high):
+        raise InvalidRequestError(
+            f"the vectors of {len(call.inputs)} inputs are {n_numbers} numbers, more than the {most} of one answer",
+            field="input",
+            hint="send fewer inputs at once, or ask for fewer dimensions",
         )
 
 

@@ -113,6 +113,7 @@ BOUNDS: Mapping[str, Bound] = {
     "tools": Bound(0, 1024),
     "images": Bound(0, 100),
     "inputs": Bound(0, 16_384),
+    "embedding_numbers": Bound(0, 2**25),  # of all vectors of an answer: 128 MiB
     "documents": Bound(0, 8192),
     "prompts": Bound(1, 128),
     "completions": Bound(1, 512),  # prompts x the larger of n and best_of

@@ -219,7 +219,8 @@ def test_every_bound_is_tested():
         "limit",
         "image_bytes",
         "image_pixels",
-    }  # above, and in tests/unit/api/test_images.py
+        "embedding_numbers",
+    }  # above, in tests/unit/api/test_images.py and tests/unit/server/test_vectors.py
     assert tested - set(PARAMETERS) | elsewhere == set(BOUNDS)
 
 

@@ -313,6 +313,7 @@ void Context::run_locked(const Batch & batch, bool is_encode) {
     } catch (const std::bad_alloc &) {
         throw;
     } catch (const std::exception & error) {
+        drop_broken_sequences(batch);
         throw Error(ErrorCode::compute, std::string("the computation failed: ") + error.what());
     }
     n_graphs_reused_.store(llama_perf_context(context_).n_reused, std::memory_order_relaxed);
@@ -325,11 +326,24 @@ void Context::run_locked(const Batch & batch, bool is_encode) {
         throw Error(ErrorCode::kv_full, "the KV cache has no room for " + std::to_string(batch.n_tokens()) + " tokens",
                     "remove or evict sequences, then decode the same batch again");
     case 2:
+        drop_broken_sequences(batch);
         throw Error(ErrorCode::aborted, "the computation was aborted on request");
     case -1:
         throw Error(ErrorCode::invalid_batch, "llama.cpp refused the batch");
     default:
+        drop_broken_sequences(batch);
         throw Error(ErrorCode::compute, "the computation failed with status " + std::to_string(status));
+    }
+}
+
+// llama.cpp takes the failed part of a batch back where it can: cells of attention. A recurrent state keeps what the
+// part made of it, at positions of before, so that the sequence would go on with a wrong state.
+void Context::drop_broken_sequences(const Batch & batch) {
+    if (!has_memory() || can_remove_tail()) {
+        return;
+    }
+    for (const BatchSpan & span : batch.spans()) {
+        llama_memory_seq_rm(llama_get_memory(context_), span.seq_id, -1, -1);
     }
 }
 

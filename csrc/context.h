@@ -110,7 +110,8 @@ class Context : public std::enable_shared_from_this<Context> {
     // --- compute ---------------------------------------------------------------------------------------------------
     void decode(const Batch & batch);
     void encode(const Batch & batch);
-    // After any throw except compute/aborted the memory is as before. The batch must not change meanwhile.
+    // After any throw except compute/aborted the memory is as before; after these, memory that can't go back to where
+    // the batch began (recurrent, hybrid, opaque) has lost the batch's sequences. The batch must not change meanwhile.
     void decode_locked(const Guard & guard, const Batch & batch);
     // Outputs of the last decode. Rows as in Batch; pointers are valid until the next decode or encode.
     int32_t n_outputs_locked(const Guard & guard) const;
@@ -154,6 +155,7 @@ class Context : public std::enable_shared_from_this<Context> {
     void require_span(const BatchSpan & span, bool is_encode) const;
     void require_no_views() const;
     void run_locked(const Batch & batch, bool is_encode);
+    void drop_broken_sequences(const Batch & batch);
 
     std::shared_ptr<Model> model_;
     std::vector<std::shared_ptr<Adapter>> adapters_;

@@ -104,7 +104,7 @@ class KvFullError(NativeError):
 
 
 class AbortedError(NativeError):
-    """The computation was aborted by request_abort(); recurrent state may be lost."""
+    """The computation was aborted by request_abort(). Sequences of the batch that had recurrent state are gone."""
 
 
 class ComputeError(NativeError):

@@ -453,6 +453,20 @@ def test_sequence_goes_on_exactly_where_an_abort_found_it(tiny_model: ModelPath,
     assert_close(lab.feed(0, PROMPT[:40]), lab.fresh(join(PROMPT, PROMPT[:40])))
 
 
+@pytest.mark.parametrize("architecture", ["mamba2", "minimax-01", "lfm2"])
+def test_abort_drops_a_state_that_can_not_go_back(tiny_model: ModelPath, architecture: str) -> None:
+    lab = Lab(tiny_model(architecture), n_batch=64, n_ubatch=16)
+    lab.feed(0, PROMPT)
+    kept = lab.feed(1, PROMPT)
+    lab.context.request_abort()
+    with pytest.raises(AbortedError):
+        lab.feed(0, PROMPT[:40])
+    assert lab.memory.pos_max(0) == -1
+    assert lab.memory.pos_max(1) == len(PROMPT) - 1
+    lab.context.clear_abort()
+    assert_close(lab.feed(0, PROMPT), kept)
+
+
 def test_decode_runs_without_the_gil(slow_lab: Lab) -> None:
     done = threading.Event()
     thread = threading.Thread(target=lambda: (slow_lab.context.decode(slow_batch()), done.set()))

@@ -6,6 +6,7 @@ make a decoder allocate what its few bytes only claim.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterable
 
@@ -16,6 +17,9 @@ from donabe.types import Message
 
 _FORMATS = "PNG, JPEG, GIF, WebP or BMP"
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD8)))  # JPEG markers that stand alone
+_JPEG_START = re.compile(rb"\xff+\xd8")  # with fill bytes, which decoders skip here, too
+_NOT_FILL = re.compile(rb"[^\xff]")
+_MAX_MARKERS = 4096  # before the frame; cameras write tens, a colour profile up to 255
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG markers of a frame's header
 
 
@@ -52,6 +56,8 @@ def check_images(messages: Iterable[Message]) -> None:
 
 def is_audio(data: bytes) -> bool:
     """WAV, MP3, FLAC or Ogg."""
+    if _JPEG_START.match(data):
+        return False
     if data[:4] == b"RIFF":
         return data[8:12] == b"WAVE"
     is_mpeg_frame = len(data) > 2 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0 and data[1] & 0x06 != 0
@@ -64,6 +70,8 @@ def image_size(data: bytes) -> tuple[int, int]:
     Raises:
         ValueError, struct.error: The format is not known, or the header is malformed or cut off.
     """
+    if start := _JPEG_START.match(data):
+        return _jpeg_size(data, start.end())
     for signature, read in _READERS:
         if data.startswith(signature):
             return read(data)
@@ -95,15 +103,14 @@ def _bmp_size(data: bytes) -> tuple[int, int]:
     return width, abs(height)  # negative: rows from the top
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    position = 2
-    while True:
+def _jpeg_size(data: bytes, position: int) -> tuple[int, int]:
+    for _ in range(_MAX_MARKERS):
         if data[position : position + 1] != b"\xff":
             raise ValueError("no marker where one should be")
-        while data[position : position + 1] == b"\xff":  # fill bytes
-            position += 1
-        (marker,) = struct.unpack_from("B", data, position)
-        position += 1
+        after_fill = _NOT_FILL.search(data, position)
+        if after_fill is None:
+            raise ValueError("no marker after the fill bytes")
+        marker, position = data[after_fill.start()], after_fill.end()
         if marker in _WITHOUT_LENGTH:
             continue
         (n_bytes,) = struct.unpack_from(">H", data, position)
@@ -113,6 +120,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         if marker in (0xD9, 0xDA) or n_bytes < 2:
             raise ValueError("no frame before the image's data")
         position += n_bytes
+    raise ValueError("too many markers before the frame")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -137,7 +145,6 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 _READERS: tuple[tuple[bytes, Callable[[bytes], tuple[int, int]]], ...] = (
     (b"\x89PNG\r\n\x1a\n", _png_size),
-    (b"\xff\xd8", _jpeg_size),
     (b"GIF87a", _gif_size),
     (b"GIF89a", _gif_size),
     (b"BM", _bmp_size),

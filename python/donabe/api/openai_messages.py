@@ -146,7 +146,9 @@ def _decode_audio(value: object) -> bytes:
     data = value.get("data")
     if not isinstance(data, str) or not data:
         raise InvalidRequestError("invalid input_audio format: missing data", field="messages.content.input_audio")
-    return decode_base64(data, "messages.content.input_audio", text="invalid input_audio base64 data: {}")
+    decoded = decode_base64(data, "messages.content.input_audio", text="invalid input_audio base64 data: {}")
+    check_image(decoded, "messages.content.input_audio")  # what hears tells from the data whether to look instead
+    return decoded
 
 
 def _decode_tool_call(fields: Fields) -> ToolCall:

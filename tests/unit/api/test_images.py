@@ -75,6 +75,38 @@ def test_sizes_out_of_range_are_refused():
     check_image(png(8192, 8192), "images")
 
 
+@pytest.mark.parametrize("rest", [b"\xff\x01" * 2**21, b"\xff" * 2**22, b"\xff\xfe\0\2" * 2**20])
+def test_jpegs_without_end_are_refused_at_once(rest):
+    read = Counted(b"\xff\xd8" + rest)
+    with pytest.raises(ValueError):
+        image_size(read)
+    assert read.n_reads < 10_000
+
+
+class Counted(bytes):
+    """Counts what is read of it by place."""
+
+    n_reads = 0
+
+    def __getitem__(self, place):
+        self.n_reads += 1
+        return super().__getitem__(place)
+
+
+def test_jpeg_of_many_segments_and_fill_bytes_is_read():
+    whole = jpeg(640, 480)
+    assert image_size(whole[:2] + b"\xff\xe2\0\2" * 1000 + b"\xff" * 100_000 + whole[2:]) == (640, 480)
+
+
+@pytest.mark.parametrize("n_fill", [1, 2, 100])
+def test_fill_bytes_do_not_make_a_jpeg_audio(n_fill):
+    data = b"\xff" * n_fill + jpeg(2**14, 2**14)
+    assert not is_audio(data)
+    with pytest.raises(InvalidRequestError, match="pixels"):
+        check_image(data, "images")
+    assert image_size(b"\xff" * n_fill + jpeg(640, 480)) == (640, 480)
+
+
 @pytest.mark.parametrize("data", [WAV, b"ID3\x04", b"fLaC", b"OggS", b"\xff\xfb\x90\0"])
 def test_audio_has_no_pixels(data):
     assert is_audio(data)
@@ -101,6 +133,11 @@ def openai(images):
     return "/v1/chat/completions", {"model": "C", "messages": [{"role": "user", "content": [CAPTION, *parts]}]}
 
 
+def heard(images):
+    parts = [{"type": "input_audio", "input_audio": {"data": image, "format": "wav"}} for image in images]
+    return "/v1/chat/completions", {"model": "C", "messages": [{"role": "user", "content": [CAPTION, *parts]}]}
+
+
 def responses(images):
     parts = [{"type": "input_image", "image_url": f"data:image/png;base64,{image}"} for image in images]
     return "/v1/responses", {"model": "C", "input": [{"role": "user", "content": parts}]}
@@ -119,7 +156,7 @@ def tool_result(images):
     return path, {**body, "messages": [{"role": "user", "content": [result, CAPTION]}]}
 
 
-@pytest.mark.parametrize("ask", [native, generate, openai, responses, anthropic, tool_result])
+@pytest.mark.parametrize("ask", [native, generate, openai, heard, responses, anthropic, tool_result])
 @pytest.mark.parametrize(
     ("images", "text"),
     [

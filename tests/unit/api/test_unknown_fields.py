@@ -33,7 +33,7 @@ def test_parts_of_chat_completions():
     assert chat({"type": "text", "text": "a", "x": 1, "y": None}) == ("unknown field messages.content.x",)
     image = {"type": "image_url", "image_url": {"url": IMAGE, "detail": "low", "size": 1}}
     assert chat(image) == ("unknown field messages.content.image_url.size",)
-    audio = {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}}
+    audio = {"type": "input_audio", "input_audio": {"data": encoded(b"ID3"), "format": "mp3"}}
     assert chat({"type": "text", "text": "a", **CACHED}, {"type": "image_url", "image_url": IMAGE}, audio) == ()
 
 

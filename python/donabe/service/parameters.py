@@ -249,6 +249,9 @@ def _check_map(parameter: Parameter, value: object) -> dict[int, float]:
     for key, bias in value.items():
         if not str(key).isascii() or not str(key).isdigit():
             raise _BadTypeError(f"type object with token ids as keys, got {str(key)[:40]!r}")
+        most = BOUNDS["token"].high
+        if len(str(key)) > len(str(most)) or int(key) > most:
+            raise _BadRangeError(f"an object with token ids between 0 and {most} as keys, got {str(key)[:40]}")
         if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
             raise _BadRangeError(f"between -100 and 100 for every token, got {bias!r} for {key}")
         checked[int(key)] = float(bias)

@@ -212,6 +212,8 @@ async def test_message_forms(server):
         ({"n": 10**9}, "n must be between 1 and 128, got 1000000000", "n"),
         ({"top_logprobs": 21}, "top_logprobs must be between 0 and 20", "top_logprobs"),
         ({"logit_bias": {"x": 1}}, "logit_bias must be of type object with token ids as keys, got 'x'", "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, TOKEN_RANGE + "9" * 40, "logit_bias"),
+        ({"logit_bias": {str(2**31): 1}}, TOKEN_RANGE + "2147483648", "logit_bias"),
         ({"stop": [1]}, "invalid type for 'stop' field: float64", "stop"),
         ({"functions": [{}]}, "functions is not supported", "functions"),
         ({"modalities": ["audio"]}, "only the text modality is supported", "modalities"),

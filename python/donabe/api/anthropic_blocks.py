@@ -148,7 +148,12 @@ class BlockReader:
 
     def _string(self, block: JsonObject, name: str) -> str:
         text = block.get(name)
-        if not isinstance(text, str):
+        if text is not None and not isinstance(text, str):
+            raise InvalidRequestError(
+                f"{block['type']} block needs a string as its '{name}', got {kind_of(text)}",
+                field=f"{self._place}.{name}",
+            )
+        if text is None:
             raise InvalidRequestError(
                 f"{block['type']} block missing required '{name}' field", field=f"{self._place}.{name}"
             )
@@ -156,7 +161,7 @@ class BlockReader:
 
     def _head(self, block: JsonObject, *names: str) -> list[str]:
         """What stands above a text, as far as it is there."""
-        return [self._string(block, name) for name in names if block.get(name)]
+        return [self._string(block, name) for name in names if block.get(name) not in (None, "")]
 
     def _inner(self, content: object, kinds: Sequence[str], place: str) -> BlockReader:
         inner = BlockReader(self._role, {}, kinds=kinds, place=f"{self._place}.{place}")

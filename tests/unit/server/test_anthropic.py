@@ -248,6 +248,15 @@ async def test_output_format(server):
             {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "name": "f"}]}]},
             "tool_use block missing required 'id' field",
         ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "document", "title": 3, "source": {}}]}]},
+            "document block needs a string as its 'title', got number",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "search_result", "source": False, "content": []}]}]},
+            "search_result block needs a string as its 'source', got bool",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "text block missing required 'text' field"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, None),
         ({"tool_choice": {"type": "any"}}, "tool_choice any needs tools"),
         ({"tools": [TOOL]}, "registry.ollama.ai/library/C:latest does not support tools"),

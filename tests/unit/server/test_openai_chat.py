@@ -20,6 +20,7 @@ TOOL = {
 }
 USAGE = Usage(n_prompt_tokens=11, n_cached_tokens=4, n_output_tokens=3, n_thinking_tokens=1)
 END = Finished(reason=FinishReason.STOP, usage=USAGE)
+TOKEN_RANGE = "logit_bias must be an object with token ids between 0 and 2147483647 as keys, got "
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 USAGE_OBJECT = {
     "prompt_tokens": 11,

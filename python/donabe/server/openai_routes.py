@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -22,7 +21,7 @@ from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, naming, warning_headers
 from donabe.service.calls import GenerateCall, ModelCall
 from donabe.service.inference import Inference, Reply
-from donabe.service.merging import MergedReply
+from donabe.service.merging import MergedReply, begin_all
 from donabe.service.models import Models
 from donabe.store.names import ModelName
 
@@ -102,17 +101,10 @@ class OpenAIRoutes:
         )
 
     async def _generate_all(self, calls: list[GenerateCall], n_per_call: int) -> Reply:
-        """One reply for all prompts; when one can't begin, those that did are stopped."""
+        """One reply for all prompts."""
         if len(calls) == 1:
             return await self._inference.generate(calls[0])
-        results = await asyncio.gather(*(self._inference.generate(call) for call in calls), return_exceptions=True)
-        replies = [result for result in results if isinstance(result, Reply)]
-        for result in results:
-            if isinstance(result, BaseException):
-                for reply in replies:
-                    await reply.aclose()
-                raise result
-        return MergedReply(replies, n_per_call)
+        return MergedReply(await begin_all(self._inference.generate(call) for call in calls), n_per_call)
 
     async def embeddings(self, request: Request) -> Response:
         decoded = openai_requests.decode_embedding(await self._body(request))

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
 from donabe.service.inference import Reply
 from donabe.types import Event, Failed, Finished
+
+
+async def begin_all(begins: Iterable[Coroutine[Any, Any, Reply]]) -> list[Reply]:
+    """All replies, begun at the same time. When one can't begin, or the caller is cancelled, none stays open."""
+    tasks = [asyncio.ensure_future(begin) for begin in begins]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        await asyncio.shield(asyncio.ensure_future(_give_up(tasks)))  # to the end, also when cancelled once more
+        raise
+
+
+async def _give_up(tasks: Sequence[asyncio.Task[Reply]]) -> None:
+    for task in tasks:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    await close_all(result for result in results if isinstance(result, Reply))
+
+
+async def close_all(replies: Iterable[Reply]) -> None:
+    """Close each of them, also when one can't be; the first error is raised then."""
+    results = await asyncio.gather(*(reply.aclose() for reply in replies), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
 class MergedReply(Reply):
@@ -30,8 +56,7 @@ class MergedReply(Reply):
         try:
             await super().aclose()
         finally:
-            for reply in self._replies:
-                await reply.aclose()
+            await close_all(self._replies)
 
 
 async def _merge(replies: Sequence[Reply], n_per_reply: int) -> AsyncIterator[Event]:

@@ -146,7 +146,7 @@ def _idle_tuner(settings: ServerSettings, collaborators: Collaborators, pool: Mo
         return None
     return IdleTuner(
         collaborators.measure,
-        is_quiet=lambda: not pool.is_busy and not pool.residents(),
+        is_quiet=lambda: pool.is_empty and not pool.is_busy,
         lock=FileLock(settings.home / "tuning" / "lock"),
     )
 

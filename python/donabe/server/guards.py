@@ -3,14 +3,15 @@ of bodies that any page can send without being asked first (CSRF).
 
 Pure ASGI middleware, outside routing, so that it covers unknown paths too. Order: origin, host, body, then the app.
 A browser names its page's origin; a page that rebinds a name to our address sends that name as Host. Other clients are
-not affected: they send no Origin, and a Host that names the machine.
+not affected: they send no Origin, and a Host that names the machine. Keys guard against rebound names by themselves, as
+their pages have none.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -41,6 +42,8 @@ _LOCAL_SUFFIXES = (_LOOPBACK_SUFFIX, ".local", ".internal")
 
 # Types of bodies that a page of any site can send without a preflight; no type is one of them (a Blob without one).
 _FORM_TYPES = frozenset(("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"))
+
+_SHOWN_NAME_CHARS = 253  # the longest a name can be
 
 _PREFLIGHT_HEADERS = (
     (b"access-control-allow-methods", b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"),
@@ -87,13 +90,13 @@ class OriginRules:
         )
 
     def allows(self, origin: str) -> bool:
-        return (
-            self.allows_all
-            or origin in self.exact
-            or any(
-                len(origin) >= len(prefix) + len(suffix) and origin.startswith(prefix) and origin.endswith(suffix)
-                for prefix, suffix in self.patterns
-            )
+        return self.allows_all or self.names(origin)
+
+    def names(self, origin: str) -> bool:
+        """Whether an entry means this origin, and not just every one."""
+        return origin in self.exact or any(
+            len(origin) >= len(prefix) + len(suffix) and origin.startswith(prefix) and origin.endswith(suffix)
+            for prefix, suffix in self.patterns
         )
 
     def hosts(self) -> frozenset[str]:
@@ -112,10 +115,11 @@ def host_name(host: str) -> str:
 
 
 class HostRules:
-    """Which Host headers mean this machine: addresses that are not public, as no page can rebind an address, and names.
+    """Which Host headers mean this machine: addresses, as no page can rebind an address, and names.
 
     Names of the machine itself, of the interface listened on and of configured origins always do. On a loopback
-    interface every `.local` and `.internal` name does too, as clients of the reference expect.
+    interface every `.local` and `.internal` name does too, and no public address but the machine's own, as clients of
+    the reference expect.
 
     Args:
         bound_to: The interface the server listens on; "" is all.
@@ -130,11 +134,13 @@ class HostRules:
 
     def allows(self, host: str) -> bool:
         """Whether a request for this Host is for us."""
-        name = host_name(host)
+        name = host_name(host).removesuffix(".")  # the root's dot means the same name
         address = _address(name)
+        if name in self._names:
+            return True
         if address is not None:
-            return address.is_loopback or address.is_private or address.is_unspecified or name in _interface_addresses()
-        return name in self._names or name.endswith(_LOCAL_SUFFIXES if self._is_loopback else _LOOPBACK_SUFFIX)
+            return not self._is_loopback or not address.is_global or name in _interface_addresses()
+        return name.endswith(_LOCAL_SUFFIXES if self._is_loopback else _LOOPBACK_SUFFIX)
 
     def is_named(self, host: str) -> bool:
         """Whether the Host is a name, and not an address."""
@@ -163,12 +169,19 @@ def _interface_addresses() -> frozenset[str]:
 
 
 class Guard:
-    """The middleware."""
+    """The middleware.
 
-    def __init__(self, app: ASGIApp, *, origins: OriginRules, hosts: HostRules) -> None:
+    Args:
+        asks_for_keys: Whether callers need a key now.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, origins: OriginRules, hosts: HostRules, asks_for_keys: Callable[[], bool]
+    ) -> None:
         self._app = app
         self._origins = origins
         self._hosts = hosts
+        self._asks_for_keys = asks_for_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -178,7 +191,8 @@ class Guard:
         host = _one_host(scope)
         origin = headers.get(b"origin", b"").decode("latin-1")
         added: tuple[tuple[bytes, bytes], ...] = ()
-        if origin and origin not in (f"http://{host}", f"https://{host}"):
+        is_own = origin in (f"http://{host}", f"https://{host}")
+        if origin and not is_own:
             if not self._origins.allows(origin):
                 await _send_empty(send, 403)
                 return
@@ -190,22 +204,20 @@ class Guard:
             await _send_empty(send, 403)
             return
         is_unnamed = not host and scope.get("http_version") == "1.0"  # older than the header, and than every browser
-        if not is_unnamed and not self._hosts.allows(host):
-            await _send_empty(send, 403)
+        if not is_unnamed and not self._takes(host):
+            await _refuse(scope, send, _wrong_host(host))
             return
         if scope["method"] == "OPTIONS" and not origin and self._hosts.is_named(host):
             await _send_empty(send, 204)
             return
         answer = _adding(send, added) if added else send
-        if _is_form_of_a_page(scope["method"], headers):
-            error = ForbiddenError(
-                "a page's request needs the Content-Type application/json",
-                hint="any site can send forms and plain text",
-            )
-            note_error(scope, error)
-            await send_error(answer, error, style_for(scope["path"]))
+        if not is_own and not self._origins.names(origin) and _is_form_of_a_page(scope["method"], headers):
+            await _refuse(scope, answer, _FORM_REFUSED)
             return
         await self._app(scope, receive, answer)
+
+    def _takes(self, host: str) -> bool:
+        return self._hosts.allows(host) or (host_name(host).strip(".") != "" and self._asks_for_keys())
 
     def _allow_headers(self, origin: str) -> tuple[tuple[bytes, bytes], ...]:
         if self._origins.allows_all:
@@ -217,6 +229,22 @@ class Guard:
 
 
 _READING = ("GET", "HEAD", "OPTIONS")
+_FORM_REFUSED = ForbiddenError(
+    "a page's request needs the Content-Type application/json",
+    hint="any site can send forms and plain text; pages of the setting origins may, when they are named there",
+)
+
+
+def _wrong_host(host: str) -> ForbiddenError:
+    if not host:
+        return ForbiddenError(
+            "the request needs exactly one Host header", hint="send the name or address it is sent to"
+        )
+    name = host_name(host)[:_SHOWN_NAME_CHARS]
+    return ForbiddenError(
+        f'the Host "{name}" is not known to mean this server',
+        hint=f"if it does, add http://{name} to the setting origins (DONABE_ORIGINS), or ask callers for API keys",
+    )
 
 
 def _one_host(scope: Scope) -> str:
@@ -228,8 +256,8 @@ def _one_host(scope: Scope) -> str:
 def _is_form_of_a_page(method: str, headers: Mapping[bytes, bytes]) -> bool:
     """Whether a browser sends a body that it would send to any server, on behalf of any page, without a preflight.
 
-    The page's Origin does not matter: `*` allows every page to ask, not to act unasked. Other programs may send what
-    they like: curl's default is a form's type.
+    Of origins that `*` alone allows, and of pages that don't say theirs: every page may ask, not act unasked. Other
+    programs may send what they like: curl's default is a form's type.
     """
     if method in _READING or not (headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers):
         return False
@@ -252,6 +280,15 @@ def _adding(send: Send, added: tuple[tuple[bytes, bytes], ...]) -> Send:
         await send(message)
 
     return send_with_headers  # type: ignore[return-value]
+
+
+async def _refuse(scope: Scope, send: Send, error: ForbiddenError) -> None:
+    """In the words of the path's dialect."""
+    note_error(scope, error)
+    if scope["method"] == "HEAD":
+        await _send_empty(send, 403)
+    else:
+        await send_error(send, error, style_for(scope["path"]))
 
 
 async def _send_empty(send: Send, status: int, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:

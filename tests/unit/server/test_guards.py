@@ -109,7 +109,15 @@ HOSTS = [
     ("[::1].evil.com", False, False),
     ("[::1]evil.com", False, False),
     ("[::ffff:127.0.0.1]", True, True),
-    ("[::ffff:808:808]", False, False),
+    ("[::ffff:808:808]", False, True),
+    ("100.64.1.2:11434", True, True),  # of a carrier or a private overlay network
+    ("169.254.1.2", True, True),
+    ("localhost.", True, True),
+    ("LOCALHOST.:11434", True, True),
+    ("127.0.0.1.", True, True),
+    ("x.internal.:80", True, False),
+    ("localhost..", False, False),
+    ("evil.com.", False, False),
     ("localhost@evil.com", False, False),
     ("evil.com#.local", True, False),  # no browser sends it; the suffix is what counts
     ("evil.internal.com", False, False),
@@ -117,8 +125,8 @@ HOSTS = [
     ("evil.com:11434", False, False),
     ("127.0.0.1.nip.io", False, False),
     ("localhost.evil.com", False, False),
-    ("8.8.8.8", False, False),
-    ("[2001:4860:4860::8888]", False, False),
+    ("8.8.8.8", False, True),
+    ("[2001:4860:4860::8888]", False, True),
 ]
 
 
@@ -131,6 +139,7 @@ def test_hosts(host, on_loopback, openly):
 def test_host_of_a_configured_origin_is_allowed():
     names = OriginRules.parse(["https://chat.example.com"]).hosts()
     assert HostRules("0.0.0.0", names).allows("chat.example.com:443")
+    assert HostRules("127.0.0.1", OriginRules.parse(["http://8.8.8.8"]).hosts()).allows("8.8.8.8:11434")
 
 
 @pytest.mark.parametrize("bound_to", ["192.168.7.7", "mybox.example.com"])
@@ -184,9 +193,8 @@ FORMS = [
     "",
 ]
 PAGES = [
-    {"origin": "http://localhost:3000"},
-    {"origin": URL},
     {"origin": "https://evil.example.com"},
+    {"origin": "null"},
     {"sec-fetch-site": "same-origin"},
     {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"},
     {"sec-fetch-mode": "no-cors"},
@@ -202,11 +210,22 @@ async def test_body_of_a_form_from_a_page_is_refused_also_when_every_origin_is_a
     response = await server.post("/api/chat", {"model": "C", "messages": []}, headers=sent)
     assert response.status_code == 403
     assert "application/json" in response.json()["error"]
-    if "origin" in headers and headers["origin"] != URL:
+    if "origin" in headers:
         assert response.headers["access-control-allow-origin"] == "*"  # so that its author can read why
     assert not server.runners.loads
     as_json = {**headers, "content-type": "application/json"}
     assert (await server.post("/api/chat", {"model": "C", "messages": []}, headers=as_json)).status_code == 200
+
+
+@pytest.mark.parametrize("origins", [("https://chat.example.com",), ("https://chat.example.com", "*")])
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("origin", ["http://localhost:3000", URL, "app://x", "https://chat.example.com"])
+async def test_pages_that_are_named_may_send_any_type(kind, origin, origins):
+    """A page's `fetch(url, {method, body: JSON.stringify(...)})` sends text/plain."""
+    server = make_server(settings=FakeSettings(origins=origins))
+    headers = {"origin": origin, "sec-fetch-site": "cross-site"} | ({"content-type": kind} if kind else {})
+    response = await server.post("/api/chat", {"model": "C", "messages": []}, headers=headers)
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize("kind", FORMS)
@@ -218,8 +237,9 @@ async def test_programs_may_send_any_type(kind, headers):
 
 
 async def test_refused_form_is_told_in_the_words_of_its_api():
-    headers = {"origin": "http://localhost:3000", "content-type": "text/plain"}
-    response = await make_server().post("/v1/messages", {}, headers=headers)
+    headers = {"origin": "https://evil.com", "content-type": "text/plain"}
+    server = make_server(settings=FakeSettings(origins=("*",)))
+    response = await server.post("/v1/messages", {}, headers=headers)
     assert (response.status_code, response.json()["error"]["type"]) == (403, "permission_error")
 
 
@@ -234,15 +254,35 @@ async def test_chunked_form_from_a_page_is_refused():
     async def chunks():
         yield b"{}"
 
-    headers = {"sec-fetch-site": "cross-site", "origin": "http://localhost:3000", "content-type": "text/plain"}
-    response = await make_server().client.post("/api/pull", content=chunks(), headers=headers)
+    headers = {"sec-fetch-site": "cross-site", "origin": "https://evil.com", "content-type": "text/plain"}
+    server = make_server(settings=FakeSettings(origins=("*",)))
+    response = await server.client.post("/api/pull", content=chunks(), headers=headers)
     assert response.status_code == 403
 
 
-async def test_rebound_host_is_refused_with_an_empty_body():
-    server = make_server(host="evil.com:11434")
+@pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0"])
+async def test_rebound_host_is_refused_and_told_what_to_set(bind):
+    server = make_server(settings=FakeSettings(host=bind, insecure_no_auth=True), host="evil.com:11434")
     response = await server.client.get("/api/tags")
-    assert (response.status_code, response.content) == (403, b"")
+    assert (response.status_code, '"evil.com"' in response.json()["error"]) == (403, True)
+    assert "http://evil.com" in response.json()["hint"]
+    assert "DONABE_ORIGINS" in response.json()["hint"]
+    response = await server.client.get("/v1/models")
+    assert (response.status_code, response.json()["error"]["type"]) == (403, "permission_error")
+    assert (await server.client.head("/api/tags")).headers["content-length"] == "0"
+    response = await server.client.get("/api/tags", headers={"host": ""})
+    assert (response.status_code, "one Host header" in response.json()["error"]) == (403, True)
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize(("host", "status"), [("proxy.example.com", 200), ("", 403), (".", 403), (":80", 403)])
+async def test_keys_make_every_name_good(bind, host, status):
+    """A page that has rebound its name has no key."""
+    server = make_server(settings=FakeSettings(host=bind, api_keys=("secret",)))
+    headers = {"host": host, "authorization": "Bearer secret"}
+    assert (await server.client.get("/api/tags", headers=headers)).status_code == status
+    if status == 200:
+        assert (await server.client.get("/api/tags", headers={"host": host})).status_code == 401
 
 
 async def test_cross_site_post_without_origin_is_refused():

@@ -92,8 +92,9 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
         redirect_slashes=False,
         exception_handlers={Exception: _on_error, HTTPException: unrouted},
     )
+    keys = KeyRing(settings.api_keys, KeyFile(settings.home / KEY_FILE), required=settings.require_api_key)
     admission = Admission(
-        KeyRing(settings.api_keys, KeyFile(settings.home / KEY_FILE), required=settings.require_api_key),
+        keys,
         defaults=Limits(
             requests_per_minute=settings.requests_per_minute,
             tokens_per_minute=settings.tokens_per_minute,
@@ -105,7 +106,8 @@ def create_app(settings: ServerSettings, collaborators: Collaborators | None = N
     table.add("/metrics", metrics.page, "GET", scope="admin")
     _add_routes(table, settings, collaborators, pool, responses, tuner)
     origins = OriginRules.parse(settings.origins)
-    app.add_middleware(Guard, origins=origins, hosts=HostRules(settings.host, origins.hosts()))
+    hosts = HostRules(settings.host, origins.hosts())
+    app.add_middleware(Guard, origins=origins, hosts=hosts, asks_for_keys=lambda: keys.is_required)
     app.add_middleware(RequestLog, metrics=metrics, tracing=collaborators.tracing)
     app.state.draining = Draining()
     app.state.pool = pool

@@ -6,7 +6,7 @@ ends. The pool knows nothing of tokens, names or HTTP. It runs on the server's e
 A resident is in one of four states:
 
     loading   its task runs or waits for its turn; requests for it wait on the task
-    ready     leased, or idle until `expires_at`
+    ready     leased, or idle until `expires_at`. New requests wait while it yields (`pool.room`)
     retiring  no new leases; closes with the last one. Requests for it wait for `gone`, then load anew
     gone      out of the table
 """
@@ -27,14 +27,13 @@ from donabe.pool.admission import LoadAdmission
 from donabe.pool.contracts import Clock, StartRunner
 from donabe.pool.crashes import CrashBackoff
 from donabe.pool.resident import Identity, Resident, ResidentInfo, identity_of, satisfies
+from donabe.pool.room import Room
 from donabe.runner.api import ModelRunner
 from donabe.types import LoadOptions, ModelSpec
 
 logger = logging.getLogger(__name__)
 
 SHUTTING_DOWN = "the server is shutting down"
-# A model that stays for less time than this is kept so long after its load: those who waited for it come first.
-FIRST_USE_S = 1.0
 QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
 
 
@@ -81,8 +80,7 @@ class ModelPool:
         self._clock = clock
         self._residents: dict[Identity, Resident] = {}
         self._load_turn = asyncio.Lock()
-        self._is_room_wanted = False
-        self._slot_freed = asyncio.Event()
+        self._room = Room(self._residents.values, max_loaded=limits.max_loaded, evict=self._make_go)
         self._n_waiting = 0
         self._crashes = CrashBackoff(clock)
         self._closers: set[asyncio.Task[None]] = set()
@@ -116,9 +114,13 @@ class ModelPool:
         if self._is_closing:
             raise ServerBusyError(SHUTTING_DOWN, retry_after_s=5.0)
         resident = self._residents.get(identity)
-        if resident is None or not resident.is_ready or resident.has_crashed or not satisfies(resident, options):
+        if resident is None or not self._can_serve(resident, options) or resident is self._room.yielding:
             return None
         return resident
+
+    @staticmethod
+    def _can_serve(resident: Resident, options: LoadOptions) -> bool:
+        return resident.is_ready and not resident.has_crashed and satisfies(resident, options)
 
     async def _wait_for(self, identity: Identity, spec: ModelSpec, options: LoadOptions) -> Resident:
         while (resident := self._usable(identity, options)) is None:
@@ -128,11 +130,24 @@ class ModelPool:
                 if identity not in self._residents:
                     self._begin_load(identity, spec, options)
             elif current.runner is None and current.loading is not None:
-                await asyncio.shield(current.loading)
+                await self._wait_for_load(current, current.loading)
+            elif current is self._room.yielding and self._can_serve(current, options):
+                await self._room.until_made()
             else:  # crashed, loaded with other options, or on its way out
                 self._retire(current)
                 await current.gone.wait()
         return resident
+
+    async def _wait_for_load(self, resident: Resident, loading: asyncio.Task[None]) -> None:
+        """Once the load is done, the resident stays until all that waited so have a lease, or gave up."""
+        resident.n_waiters += 1
+        try:
+            await asyncio.shield(loading)
+        finally:
+            resident.n_waiters -= 1
+            if resident.n_waiters == 0:  # in use from now on, or idle
+                self._room.look_again()
+                self._arm_timer()
 
     def _take(self, resident: Resident, keep_alive_s: float | None, load_s: float) -> Lease:
         runner = resident.runner
@@ -153,7 +168,9 @@ class ModelPool:
             return
         if resident.is_retiring:
             self._close(resident)
-        elif self._is_room_wanted or resident.keep_alive_s <= 0 or resident.has_crashed:
+        elif resident.is_idle and self._room.is_wanted:
+            self._make_go(resident)
+        elif resident.is_idle and (resident.keep_alive_s <= 0 or resident.has_crashed):
             self._retire(resident)
         else:
             resident.expires_at = self._clock() + resident.keep_alive_s
@@ -181,7 +198,7 @@ class ModelPool:
     async def _load(self, resident: Resident) -> None:
         try:
             async with self._load_turn:
-                await self._make_room()
+                await self._room.make()
                 started = self._clock()
                 resident.runner = await self._start(resident)
                 self.n_loads += 1
@@ -199,7 +216,7 @@ class ModelPool:
         if self._is_closing:
             self._retire(resident)
             return
-        resident.expires_at = now + max(resident.keep_alive_s, FIRST_USE_S)
+        resident.expires_at = now + resident.keep_alive_s
         self._arm_timer()
 
     async def _start(self, resident: Resident) -> ModelRunner:
@@ -224,26 +241,15 @@ class ModelPool:
             idle = [r for r in idle if r.is_on(devices)][:1]
         for resident in idle if devices is None or not going else ():
             logger.info("unloading %s to make memory", resident.spec.name)
-            self.n_evictions += 1
-            self._retire(resident)
+            self._make_go(resident)
             going.append(resident)
         for resident in going:
             await resident.gone.wait()
         return bool(going)
 
-    async def _make_room(self) -> None:
-        """Wait until one more model may be resident, retiring the least recently used idle ones."""
-        while sum(1 for r in self._residents.values() if r.runner is not None) >= self._limits.max_loaded:
-            self._slot_freed.clear()
-            idle = [r for r in self._residents.values() if r.is_idle]
-            if idle:
-                self.n_evictions += 1
-                self._retire(min(idle, key=lambda r: r.last_used_at))
-            self._is_room_wanted = not idle and not any(r.is_retiring for r in self._residents.values())
-            try:
-                await self._slot_freed.wait()
-            finally:
-                self._is_room_wanted = False
+    def _make_go(self, resident: Resident) -> None:
+        self.n_evictions += 1
+        self._retire(resident)
 
     # --- unloading -------------------------------------------------------------------------------------------------
 
@@ -287,6 +293,7 @@ class ModelPool:
         if resident.is_closing or resident.runner is None:
             return
         resident.is_closing = True
+        self._room.is_wanted = False
         task = asyncio.create_task(self._close_runner(resident, resident.runner), name=f"unload {resident.spec.name}")
         self._closers.add(task)
         task.add_done_callback(self._closers.discard)
@@ -304,7 +311,7 @@ class ModelPool:
         if self._residents.get(resident.identity) is resident:
             del self._residents[resident.identity]
         resident.gone.set()
-        self._slot_freed.set()
+        self._room.look_again()
 
     # --- looking and stopping --------------------------------------------------------------------------------------
 
@@ -328,6 +335,11 @@ class ModelPool:
     def is_busy(self) -> bool:
         """Whether a request holds a model or waits for one."""
         return self._n_waiting > 0 or any(resident.n_leases for resident in self._residents.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no model takes memory, be it loading or on its way out."""
+        return not self._residents
 
     @property
     def n_waiting(self) -> int:

@@ -61,6 +61,7 @@ class Resident:
     Attributes:
         loading: The load; done when the runner is there or the load failed.
         runner: None until loaded.
+        n_waiters: Requests that wait for its load. They come first: until they have leases it is not idle.
         n_leases: Requests using it now.
         keep_alive_s: How long it stays after its last request; `math.inf` is forever.
         expires_at: Clock time of its end; meaningful while idle.
@@ -78,6 +79,7 @@ class Resident:
     last_used_at: float = 0.0
     loading: asyncio.Task[None] | None = None
     runner: ModelRunner | None = None
+    n_waiters: int = 0
     n_leases: int = 0
     expires_at: float = math.inf
     is_retiring: bool = False
@@ -91,7 +93,7 @@ class Resident:
 
     @property
     def is_idle(self) -> bool:
-        return self.is_ready and self.n_leases == 0
+        return self.is_ready and self.n_leases == 0 and self.n_waiters == 0
 
     def is_on(self, devices: Collection[str]) -> bool:
         """Whether it takes memory of one of these devices (ids as in `ModelInfo.device_bytes`)."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -11,7 +13,7 @@ from tests.fakes.runner import RunnerFactory, make_spec
 
 from donabe.errors import LoadError, ServerBusyError
 from donabe.pool.pool import ModelPool, PoolLimits
-from donabe.types import AdapterSpec, LoadOptions
+from donabe.types import AdapterSpec, LoadOptions, ModelSpec
 
 A, B, C = make_spec("a:latest"), make_spec("b:latest"), make_spec("c:latest")
 AUTO = LoadOptions()
@@ -45,6 +47,13 @@ def make_pool(factory, clock):
 
 async def settle() -> None:
     for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def until(is_so: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not is_so():
+        assert time.monotonic() < deadline, "it never came to it"
         await asyncio.sleep(0)
 
 
@@ -410,3 +419,207 @@ async def test_load_errors_do_not_show_where_files_are(make_pool, factory):
     factory.error = LoadError("failed to load model '/models/a:latest.gguf': bad magic")
     with pytest.raises(LoadError, match=r"^failed to load model 'a:latest\.gguf': bad magic$"):
         await pool.lease(A, AUTO)
+
+
+# --- more models than slots ------------------------------------------------------------------------------------------
+
+
+async def use(pool: ModelPool, spec: ModelSpec, seconds: float = 0.0) -> None:
+    lease = await pool.lease(spec, AUTO)
+    await asyncio.sleep(seconds)
+    lease.release()
+
+
+@pytest.mark.parametrize("keep_alive_s", [300, 0])
+@pytest.mark.parametrize("n_slots", [1, 2])
+async def test_models_that_are_wanted_at_once_are_each_used_before_they_make_room(
+    make_pool, factory, clock, keep_alive_s, n_slots
+):
+    """The other slots are of models in use all the time."""
+    pool = make_pool(max_loaded=n_slots, keep_alive_s=keep_alive_s)
+    if n_slots == 2:
+        await pool.lease(C, AUTO)
+    await asyncio.wait_for(asyncio.gather(*(use(pool, spec) for spec in (A, B, A, B))), 5)
+    assert [spec.name for spec, _ in factory.loads][n_slots - 1 :] == ["a:latest", "b:latest"]
+
+
+async def test_all_who_waited_for_a_load_are_served_by_it_though_the_first_is_done_at_once(make_pool, factory):
+    pool = make_pool(max_loaded=1, keep_alive_s=0)
+
+    async def use_for_a_moment() -> None:
+        (await pool.lease(A, AUTO)).release()
+
+    await asyncio.gather(use_for_a_moment(), use_for_a_moment())
+    assert len(factory.loads) == 1
+    await asyncio.wait_for(asyncio.gather(use_for_a_moment(), use(pool, B), use_for_a_moment()), 5)
+    assert len(factory.loads) == 3
+
+
+@pytest.mark.parametrize("keep_alive_s", [300, 0])
+async def test_model_that_nobody_waits_for_any_more_makes_room(make_pool, factory, keep_alive_s):
+    """The one who asked for it left when its load was done, before he could use it."""
+    pool = make_pool(max_loaded=1, keep_alive_s=keep_alive_s)
+    factory.gate = asyncio.Event()
+    waiter = asyncio.create_task(pool.lease(A, AUTO))
+    await settle()
+    other = asyncio.create_task(pool.lease(B, AUTO))
+    await settle()
+    factory.gate.set()
+    await until(lambda: factory.runners)
+    waiter.cancel()
+    await asyncio.wait_for(other, 5)
+    assert [spec.name for spec, _ in factory.loads] == ["a:latest", "b:latest"]
+
+
+async def test_model_that_is_not_kept_alive_goes_though_nobody_came_to_use_it(factory):
+    pool = ModelPool(factory, limits=PoolLimits(keep_alive_s=0))
+    factory.gate = asyncio.Event()
+    waiter = asyncio.create_task(pool.lease(A, AUTO))
+    await settle()
+    factory.gate.set()
+    await until(lambda: factory.runners)
+    waiter.cancel()
+    await asyncio.wait({waiter}, timeout=5)
+    assert waiter.cancelled()
+    await until(lambda: pool.is_empty)
+
+
+async def test_requests_that_overlap_do_not_keep_other_models_out(make_pool, factory):
+    pool = make_pool(max_loaded=1)
+    first = await pool.lease(A, AUTO)
+    other = asyncio.create_task(pool.lease(B, AUTO))
+    await settle()
+    second = asyncio.create_task(pool.lease(A, AUTO))
+    await settle()
+    assert not second.done()
+    first.release()
+    lease = await asyncio.wait_for(other, 5)
+    await settle()
+    assert not second.done()
+    lease.release()
+    (await asyncio.wait_for(second, 5)).release()
+    assert [spec.name for spec, _ in factory.loads] == ["a:latest", "b:latest", "a:latest"]
+
+
+async def test_models_in_steady_use_take_turns_and_each_turn_serves_all_who_waited(factory):
+    pool = ModelPool(factory, limits=PoolLimits(max_loaded=1))
+    served = {A.name: 0, B.name: 0}
+    is_over = False
+
+    async def client(spec: ModelSpec, seconds: float) -> None:
+        while not is_over:
+            await use(pool, spec, seconds)
+            served[spec.name] += 1
+
+    clients = [asyncio.create_task(client(spec, seconds)) for spec in (A, B) for seconds in (0.003, 0.004, 0.005)]
+    await until(lambda: min(served.values()) >= 9)
+    is_over = True
+    await asyncio.wait_for(asyncio.gather(*clients), 5)
+    assert len(factory.loads) <= sum(served.values()) / 3 + 2
+
+
+async def test_model_that_yielded_serves_on_when_another_was_idle_first(make_pool, factory, clock):
+    pool = make_pool(max_loaded=2)
+    kept = await pool.lease(A, AUTO)  # used longest ago: yields
+    clock.now += 1
+    ending = await pool.lease(B, AUTO)
+    load = asyncio.create_task(pool.lease(C, AUTO))
+    await settle()
+    held_back = asyncio.create_task(pool.lease(A, AUTO))
+    (await asyncio.wait_for(pool.lease(B, AUTO), 5)).release()  # only one yields
+    await settle()
+    assert not held_back.done()
+    ending.release()
+    await asyncio.wait_for(load, 5)
+    assert (await asyncio.wait_for(held_back, 5)).runner is kept.runner
+    assert len(factory.loads) == 3
+    assert pool.n_evictions == 1
+
+
+async def test_one_load_makes_one_model_go(make_pool, factory):
+    """Two become idle at once."""
+    pool = make_pool(max_loaded=2)
+    leases = [await pool.lease(spec, AUTO) for spec in (A, B)]
+    load = asyncio.create_task(pool.lease(C, AUTO))
+    await settle()
+    for lease in leases:
+        lease.release()
+    await asyncio.wait_for(load, 5)
+    assert names(pool) == ["b:latest", "c:latest"]
+
+
+async def test_no_second_model_goes_while_the_first_is_on_its_way_out(make_pool, factory):
+    pool = make_pool(max_loaded=2)
+    (await pool.lease(A, AUTO)).release()
+    may_end = asyncio.Event()
+    factory.last.close = may_end.wait
+    factory.gate = asyncio.Event()
+    waiter, load = (asyncio.create_task(pool.lease(spec, AUTO)) for spec in (B, C))
+    await settle()
+    factory.gate.set()
+    await until(lambda: len(factory.runners) == 2)
+    waiter.cancel()  # B is idle when the pool looks again
+    await settle()
+    may_end.set()
+    await asyncio.wait_for(load, 5)
+    assert names(pool) == ["b:latest", "c:latest"]
+
+
+async def test_no_model_yields_while_another_ends_for_a_reload(make_pool, factory):
+    pool = make_pool(max_loaded=2)
+    await pool.lease(B, AUTO)  # used longest ago
+    ending = await pool.lease(A, AUTO)
+    waiting = [
+        asyncio.create_task(pool.lease(spec, options)) for spec, options in ((A, LoadOptions(n_batch=8)), (C, AUTO))
+    ]
+    await settle()
+    await asyncio.wait_for(pool.lease(B, AUTO), 5)
+    ending.release()
+    await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    assert factory.runners[1].n_closes == 1
+    for task in waiting:
+        task.cancel()
+
+
+async def test_model_that_crashed_while_it_yields_makes_room_at_the_next_request(make_pool, factory):
+    pool = make_pool(max_loaded=1)
+    await pool.lease(A, AUTO)
+    load = asyncio.create_task(pool.lease(B, AUTO))
+    await settle()
+    factory.last.alive = False
+    again = asyncio.create_task(pool.lease(A, AUTO))
+    (await asyncio.wait_for(load, 5)).release()
+    await asyncio.wait_for(again, 5)
+
+
+async def test_close_lets_go_of_those_who_are_held_back(make_pool, factory):
+    pool = make_pool(max_loaded=1)
+    await pool.lease(A, AUTO)
+    waiting = []
+    for spec in (B, A):
+        waiting.append(asyncio.create_task(pool.lease(spec, AUTO)))
+        await settle()
+    await asyncio.wait_for(pool.close(), 5)
+    results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    assert [type(result) for result in results] == [ServerBusyError, ServerBusyError]
+
+
+async def test_pool_is_empty_only_without_models_that_load_or_end(make_pool, factory):
+    pool = make_pool()
+    assert pool.is_empty
+    factory.gate = asyncio.Event()
+    waiter = asyncio.create_task(pool.lease(A, AUTO))
+    await settle()
+    assert not pool.is_empty
+    waiter.cancel()
+    factory.gate.set()
+    await settle()
+    runner, may_end = factory.last, asyncio.Event()
+    runner.close = may_end.wait
+    pool.unload(A)
+    await settle()
+    assert not pool.residents()
+    assert not pool.is_empty
+    may_end.set()
+    await settle()
+    assert pool.is_empty

@@ -65,7 +65,8 @@ class IdleTuner:
         self._candidates: dict[tuple[str, ...], _Candidate] = {}  # the one used last comes last
         self._done: set[tuple[str, ...]] = set()
         self._looking: asyncio.Task[None] | None = None
-        self._measuring: asyncio.Task[None] | None = None
+        self._measuring: asyncio.Task[None] | None = None  # the last one, perhaps done
+        self._is_ending = False  # it was told to end
 
     def begin(self) -> None:
         """Look for something to measure from now on."""
@@ -90,15 +91,12 @@ class IdleTuner:
     def look(self) -> None:
         """Begin to measure if the time has come."""
         now = self._clock()
-        if self._measuring is not None or now - self._last_request_at < IDLE_S or not self._is_quiet():
+        if self._is_measuring() or now - self._last_request_at < IDLE_S or not self._is_quiet():
             return
         due = [candidate for candidate in self._candidates.values() if candidate.not_before <= now]
         if due:
+            self._is_ending = False
             self._measuring = asyncio.create_task(self._run(due[-1]), name=f"tune {due[-1].spec.name}")
-
-    @property
-    def is_measuring(self) -> bool:
-        return self._measuring is not None
 
     async def _look_often(self) -> None:
         while True:
@@ -106,10 +104,16 @@ class IdleTuner:
             self.look()
 
     async def _stop_measuring(self) -> None:
-        measuring = self._measuring
-        if measuring is not None:
-            measuring.cancel()
-            await asyncio.wait({measuring}, timeout=_CANCEL_S)
+        """Once it has ended its memory is free. Told once: told again it would not wait for its child's end."""
+        if self._measuring is None or self._measuring.done():
+            return
+        if not self._is_ending:
+            self._is_ending = True
+            self._measuring.cancel()
+        await asyncio.wait({self._measuring}, timeout=_CANCEL_S)
+
+    def _is_measuring(self) -> bool:
+        return self._measuring is not None and not self._measuring.done()
 
     async def _run(self, candidate: _Candidate) -> None:
         candidate.n_attempts += 1
@@ -121,8 +125,6 @@ class IdleTuner:
             raise
         except Exception as error:  # of the lock's folder, or ours: tuning is never worth more than a line
             outcome = TuneOutcome("failed", str(error))
-        finally:
-            self._measuring = None
         if outcome.kind == "busy":
             candidate.n_attempts -= 1
             candidate.not_before = self._clock() + RETRY_S

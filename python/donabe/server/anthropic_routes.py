@@ -55,13 +55,15 @@ class AnthropicRoutes:
 
         call = decoded.call
 
-        async def compute() -> bytes:
-            _spec, prompt = await naming(self._inference.render(call), call.model)
-            return anthropic_replies.count_body(len(prompt.tokens))
+        notes: list[str] = []
 
-        return ValueResponse(
-            compute, style=ANTHROPIC_ERRORS, media_type=PLAIN_JSON, headers=warning_headers(decoded.warnings)
-        )
+        async def compute() -> bytes:
+            found = await naming(self._inference.render(call), call.model)
+            notes.extend(found.warnings)
+            return anthropic_replies.count_body(len(found.value.tokens))
+
+        headers = warning_headers(decoded.warnings)
+        return ValueResponse(compute, style=ANTHROPIC_ERRORS, media_type=PLAIN_JSON, headers=headers, notes=notes)
 
     async def _decode(self, request: Request, *, is_counting: bool = False) -> anthropic_requests.AnthropicMessages:
         body = await read_body(request, self._max_body_bytes)

@@ -17,7 +17,7 @@ from donabe.server.answers import AnswerResponse, ValueResponse, write_vectors
 from donabe.server.bodies import read_body
 from donabe.server.errors import check_strict, naming, warning_headers
 from donabe.server.version import own_version
-from donabe.service.calls import ChatCall, ClassifyCall, EmbedCall, ModelCall
+from donabe.service.calls import ClassifyCall, EmbedCall, ModelCall
 from donabe.service.inference import Inference, Reply
 from donabe.service.models import Models
 
@@ -39,7 +39,7 @@ class LlamaCppRoutes:
         call = await self._with_model(request, decoded.call)
 
         async def begin() -> Reply:
-            return await self._inference.generate(call)
+            return await naming(self._inference.generate(call), call.model)
 
         return AnswerResponse(
             begin,
@@ -54,19 +54,17 @@ class LlamaCppRoutes:
         check_strict(decoded.warnings, is_strict=self._is_strict)
         call = await self._with_model(request, decoded.call)
 
-        async def compute() -> bytes:
-            found, n_ctx = await self._inference.tokenize(
-                ModelCall(model=call.model, scheduling=call.scheduling),
+        async def compute(notes: list[str]) -> bytes:
+            work = self._inference.tokenize(
+                call,
                 decoded.text,
                 add_special=decoded.add_special,
                 parse_special=decoded.parse_special,
+                with_pieces=decoded.with_pieces or decoded.with_texts,
             )
-            if isinstance(call, ChatCall):
-                _spec, prompt = await self._inference.render(call)
-                found = list(prompt.tokens)
-            is_asked = decoded.with_pieces or decoded.with_texts
-            pieces = await self._inference.pieces(call, found) if is_asked else []
-            return tokens.tokenize_body(decoded, found, n_ctx, pieces)
+            found = await naming(work, call.model)
+            notes.extend(found.warnings)
+            return tokens.tokenize_body(decoded, found.value.ids, found.value.n_ctx, found.value.pieces)
 
         return _value(compute, decoded.warnings)
 
@@ -75,8 +73,10 @@ class LlamaCppRoutes:
         check_strict(decoded.warnings, is_strict=self._is_strict)
         call = await self._with_model(request, decoded.call)
 
-        async def compute() -> bytes:
-            return tokens.detokenize_body(await self._inference.detokenize(call, list(decoded.tokens)))
+        async def compute(notes: list[str]) -> bytes:
+            found = await naming(self._inference.detokenize(call, list(decoded.tokens)), call.model)
+            notes.extend(found.warnings)
+            return tokens.detokenize_body(found.value)
 
         return _value(compute, decoded.warnings)
 
@@ -85,16 +85,17 @@ class LlamaCppRoutes:
         check_strict(decoded.warnings, is_strict=self._is_strict)
         call = await self._with_model(request, decoded.call)
 
-        async def compute() -> bytes:
-            _spec, prompt = await self._inference.render(call)
-            return tokens.template_body(prompt.prompt)
+        async def compute(notes: list[str]) -> bytes:
+            found = await naming(self._inference.render(call), call.model)
+            notes.extend(found.warnings)
+            return tokens.template_body(found.value.prompt)
 
         return _value(compute, decoded.warnings)
 
     async def props(self, request: Request) -> Response:
         name = request.query_params.get("model", "").strip() or await self._models.name_in_use()
 
-        async def compute() -> bytes:
+        async def compute(_notes: list[str]) -> bytes:
             description = await naming(self._models.show(name), name)
             loaded = (model for model in await self._models.loaded() if model.spec.name == description.spec.name)
             return llamacpp.props_body(description, next(loaded, None), version=own_version())
@@ -106,8 +107,9 @@ class LlamaCppRoutes:
         check_strict(decoded.warnings, is_strict=self._is_strict)
         call = await self._with_model(request, decoded.call)
 
-        async def compute() -> bytes:
-            reply = await self._inference.embed(call)
+        async def compute(notes: list[str]) -> bytes:
+            reply = await naming(self._inference.embed(call), call.model)
+            notes.extend(reply.warnings)
             result = reply.result
             assert result is not None  # requests without input are refused
             return await write_vectors(lambda: vectors.token_embedding_body(result), result)
@@ -119,8 +121,10 @@ class LlamaCppRoutes:
         check_strict(decoded.warnings, is_strict=self._is_strict)
         call = await self._with_model(request, decoded.call)
 
-        async def compute() -> bytes:
-            return vectors.classify_body(call.model, await self._inference.classify(call))
+        async def compute(notes: list[str]) -> bytes:
+            found = await naming(self._inference.classify(call), call.model)
+            notes.extend(found.warnings)
+            return vectors.classify_body(call.model, found.value)
 
         return _value(compute, decoded.warnings)
 
@@ -130,5 +134,10 @@ class LlamaCppRoutes:
         return replace(call, model=model, scheduling=scheduling_for(request, model))
 
 
-def _value(compute: Callable[[], Awaitable[bytes]], warnings: tuple[str, ...]) -> Response:
-    return ValueResponse(compute, style=OPENAI_ERRORS, media_type=PLAIN_JSON, headers=warning_headers(warnings))
+def _value(compute: Callable[[list[str]], Awaitable[bytes]], warnings: tuple[str, ...]) -> Response:
+    """A response whose warnings are those of the request and those that `compute` adds to its list."""
+    notes: list[str] = []
+    headers = warning_headers(warnings)
+    return ValueResponse(
+        lambda: compute(notes), style=OPENAI_ERRORS, media_type=PLAIN_JSON, headers=headers, notes=notes
+    )

@@ -89,8 +89,9 @@ class NativeRoutes:
             return native_replies.loaded_body(name, is_chat=is_chat, reason="load")
 
         async def render() -> bytes:
-            _spec, prompt = await naming(self._inference.render(call), name)
-            return native_replies.rendered_body(name, prompt, is_chat=is_chat)
+            found = await naming(self._inference.render(call), name)
+            notes.extend(found.warnings)
+            return native_replies.rendered_body(name, found.value, is_chat=is_chat)
 
         async def begin() -> Reply:
             if isinstance(call, ChatCall):
@@ -101,7 +102,7 @@ class NativeRoutes:
         if decoded.is_empty:
             return ValueResponse(load, style=NATIVE_ERRORS, media_type=JSON, headers=headers, notes=notes)
         if decoded.is_render_only:
-            return ValueResponse(render, style=NATIVE_ERRORS, media_type=JSON, headers=headers)
+            return ValueResponse(render, style=NATIVE_ERRORS, media_type=JSON, headers=headers, notes=notes)
         if decoded.call.is_streamed:
             writer = native_replies.ChatWriter if is_chat else native_replies.GenerateWriter
             return AnswerResponse(begin, style=NATIVE_ERRORS, writer=lambda _reply: writer(name), headers=headers)
@@ -147,39 +148,43 @@ class NativeRoutes:
 
     async def tokenize(self, request: Request) -> Response:
         decoded = native.decode_tokenize(await self._body(request))
+        call = self._for_caller(request, decoded.call)
+        notes: list[str] = []
 
         async def compute() -> bytes:
-            tokens, _n_ctx = await naming(
-                self._inference.tokenize(
-                    decoded.call, decoded.text, add_special=decoded.add_special, parse_special=decoded.parse_special
-                ),
-                decoded.call.model,
+            work = self._inference.tokenize(
+                call, decoded.text, add_special=decoded.add_special, parse_special=decoded.parse_special
             )
-            return msgspec.json.encode({"model": decoded.call.model, "tokens": tokens, "count": len(tokens)})
+            found = await naming(work, call.model)
+            notes.extend(found.warnings)
+            ids = found.value.ids
+            return msgspec.json.encode({"model": call.model, "tokens": ids, "count": len(ids)})
 
-        return self._value(compute, decoded.warnings)
+        return self._value(compute, decoded.warnings, notes)
 
     async def detokenize(self, request: Request) -> Response:
         decoded = native.decode_detokenize(await self._body(request))
+        call = self._for_caller(request, decoded.call)
+        notes: list[str] = []
 
         async def compute() -> bytes:
-            text = await naming(
-                self._inference.detokenize(decoded.call, list(decoded.tokens)),
-                decoded.call.model,
-            )
-            return msgspec.json.encode({"model": decoded.call.model, "text": text, "content": text})
+            found = await naming(self._inference.detokenize(call, list(decoded.tokens)), call.model)
+            notes.extend(found.warnings)
+            return msgspec.json.encode({"model": call.model, "text": found.value, "content": found.value})
 
-        return self._value(compute, decoded.warnings)
+        return self._value(compute, decoded.warnings, notes)
 
     async def rerank(self, request: Request) -> Response:
         decoded = native.decode_rerank(await self._body(request))
         call = self._for_caller(request, decoded.call)
+        notes: list[str] = []
 
         async def compute() -> bytes:
-            result = await naming(self._inference.rerank(call), decoded.call.model)
-            return native_replies.rerank_body(decoded, result)
+            found = await naming(self._inference.rerank(call), call.model)
+            notes.extend(found.warnings)
+            return native_replies.rerank_body(decoded, found.value)
 
-        return self._value(compute, decoded.warnings)
+        return self._value(compute, decoded.warnings, notes)
 
     # --- models ------------------------------------------------------------------------------------------------------
 

@@ -152,10 +152,14 @@ class OpenAIRoutes:
         self._check_strict(decoded.warnings)
         call = _for_caller(request, decoded.call)
 
-        async def compute() -> bytes:
-            return native_replies.rerank_body(decoded, await naming(self._inference.rerank(call), call.model))
+        notes: list[str] = []
 
-        return _value(compute, decoded.warnings)
+        async def compute() -> bytes:
+            found = await naming(self._inference.rerank(call), call.model)
+            notes.extend(found.warnings)
+            return native_replies.rerank_body(decoded, found.value)
+
+        return _value(compute, decoded.warnings, notes)
 
     async def health(self, request: Request) -> Response:
         return Response(msgspec.json.encode({"status": "ok"}), media_type=PLAIN_JSON)

@@ -72,12 +72,15 @@ class ResponsesRoutes:
         """How many tokens a response's input has, the whole conversation and the tools with it."""
         decoded, _items, call = await self._decode(request)
 
+        notes: list[str] = []
+
         async def compute() -> bytes:
-            _spec, prompt = await naming(self._inference.render(call), call.model)
-            return responses_replies.input_tokens_body(len(prompt.tokens))
+            found = await naming(self._inference.render(call), call.model)
+            notes.extend(found.warnings)
+            return responses_replies.input_tokens_body(len(found.value.tokens))
 
         headers = warning_headers(decoded.warnings)
-        return ValueResponse(compute, style=OPENAI_ERRORS, media_type=PLAIN_JSON, headers=headers)
+        return ValueResponse(compute, style=OPENAI_ERRORS, media_type=PLAIN_JSON, headers=headers, notes=notes)
 
     async def _decode(self, request: Request) -> tuple[responses_requests.ResponsesRequest, list[JsonObject], ChatCall]:
         """The request, the items of its whole conversation, and the call they make."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from donabe.service.echo import with_echo
 from donabe.service.forced_tools import as_tool_calls, with_forced_tools
 from donabe.service.load_options import LoadDefaults, load_options
 from donabe.service.models import CLOUD_DISABLED
+from donabe.service.noted import Noted, Tokens
 from donabe.service.parameters import BOUNDS, merge_options
 from donabe.service.runner_requests import Prepared, chat_request, generate_request, prompt_as_chat
 from donabe.store.names import split_where
@@ -145,25 +147,14 @@ class Inference:
             raise
         return _reply(prepared, lease, events)
 
-    async def render(self, call: GenerateCall | ChatCall) -> tuple[ModelSpec, RenderedPrompt]:
+    async def render(self, call: GenerateCall | ChatCall) -> Noted[RenderedPrompt]:
         """The prompt a call would run, without running it."""
         if isinstance(call, ChatCall):
             prepared = await self._prepare_chat(call)
         else:
             prepared = await self._prepare_generate(call)
-        lease = await self._lease(call, prepared)
-        try:
-            if isinstance(call, ChatCall):
-                request = chat_request(call, prepared, lease.runner.info)
-                if _is_forced(request, prepared.spec):
-                    request = with_forced_tools(request)
-            elif call.raw and isinstance(call.prompt, str):
-                return prepared.spec, RenderedPrompt(prompt=call.prompt, tokens=())
-            else:
-                request = prompt_as_chat(call, prepared, lease.runner.info)
-            return prepared.spec, await lease.runner.render(request)
-        finally:
-            lease.release()
+        async with self._leased(call, prepared) as lease:
+            return Noted(value=await _rendered(call, prepared, lease), warnings=_warnings(prepared, lease))
 
     async def _prepare_generate(self, call: GenerateCall) -> Prepared:
         """What a prompt needs of its model is there."""
@@ -209,8 +200,7 @@ class Inference:
     async def embed(self, call: EmbedCall) -> EmbedReply:
         """Embed all inputs; with none, only load the model."""
         prepared = await self._prepare(call, embedding=True)
-        lease = await self._lease(call, prepared)
-        try:
+        async with self._leased(call, prepared) as lease:
             result = None
             if call.inputs:
                 _check_vectors(call, lease.runner.info.n_embd)
@@ -223,66 +213,51 @@ class Inference:
                     scheduling=call.scheduling,
                 )
                 result = await lease.runner.embed(request)
-        finally:
-            lease.release()
         total_s = time.monotonic() - prepared.started_at
         return EmbedReply(result=result, load_s=lease.load_s, total_s=total_s, warnings=_warnings(prepared, lease))
 
-    async def rerank(self, call: RerankCall) -> RerankResult:
+    async def rerank(self, call: RerankCall) -> Noted[RerankResult]:
         """Score every document."""
         prepared = await self._prepare(call, embedding=True, pooling="rank")
         if "rerank" not in prepared.spec.capabilities:
             raise _missing(prepared.spec, "rerank")
-        lease = await self._lease(call, prepared)
-        try:
+        async with self._leased(call, prepared) as lease:
             request = RerankRequest(query=call.query, documents=call.documents, scheduling=call.scheduling)
-            return await lease.runner.rerank(request)
-        finally:
-            lease.release()
+            return Noted(value=await lease.runner.rerank(request), warnings=_warnings(prepared, lease))
 
-    async def classify(self, call: ClassifyCall) -> ClassifyResult:
+    async def classify(self, call: ClassifyCall) -> Noted[ClassifyResult]:
         """The probability of each of the model's labels for every input."""
         prepared = await self._prepare(call, embedding=True, pooling="rank")
         if "rerank" not in prepared.spec.capabilities:  # what the store calls a classification head
             raise _missing(prepared.spec, "classification")
-        lease = await self._lease(call, prepared)
-        try:
+        async with self._leased(call, prepared) as lease:
             request = ClassifyRequest(inputs=call.inputs, truncate=call.truncate, scheduling=call.scheduling)
-            return await lease.runner.classify(request)
-        finally:
-            lease.release()
+            return Noted(value=await lease.runner.classify(request), warnings=_warnings(prepared, lease))
+
+    # --- tokens ------------------------------------------------------------------------------------------------------
 
     async def tokenize(
-        self, call: ModelCall, text: str, *, add_special: bool, parse_special: bool
-    ) -> tuple[list[int], int]:
-        """The text's tokens, and how many one request may hold."""
-        prepared = await self._prepare(call)
-        lease = await self._lease(call, prepared)
-        try:
-            tokens = await lease.runner.tokenize(text, add_special=add_special, parse_special=parse_special)
-            return tokens, lease.runner.info.n_ctx_per_request
-        finally:
-            lease.release()
+        self, call: ModelCall, text: str, *, add_special: bool, parse_special: bool, with_pieces: bool = False
+    ) -> Noted[Tokens]:
+        """The text's tokens, or those of the prompt when the call is a chat, which has its own text."""
+        prepared = await (self._prepare_chat(call) if isinstance(call, ChatCall) else self._prepare(call))
+        async with self._leased(call, prepared) as lease:
+            runner = lease.runner
+            if isinstance(call, ChatCall):
+                ids = list((await _rendered(call, prepared, lease)).tokens)
+            else:
+                ids = await runner.tokenize(text, add_special=add_special, parse_special=parse_special)
+            pieces = await runner.pieces(ids) if with_pieces else ()
+            tokens = Tokens(ids=ids, n_ctx=runner.info.n_ctx_per_request, pieces=pieces)
+            return Noted(value=tokens, warnings=_warnings(prepared, lease))
 
-    async def detokenize(self, call: ModelCall, tokens: list[int]) -> str:
+    async def detokenize(self, call: ModelCall, tokens: list[int]) -> Noted[str]:
         prepared = await self._prepare(call)
-        lease = await self._lease(call, prepared)
-        try:
+        async with self._leased(call, prepared) as lease:
             n_vocab = lease.runner.info.n_vocab
             if any(not 0 <= token < n_vocab for token in tokens):
                 raise InvalidRequestError(f"tokens must be ids between 0 and {n_vocab - 1}", field="tokens")
-            return await lease.runner.detokenize(tokens)
-        finally:
-            lease.release()
-
-    async def pieces(self, call: ModelCall, tokens: list[int]) -> list[bytes]:
-        """The bytes of each of these tokens."""
-        prepared = await self._prepare(call)
-        lease = await self._lease(call, prepared)
-        try:
-            return await lease.runner.pieces(tokens)
-        finally:
-            lease.release()
+            return Noted(value=await lease.runner.detokenize(tokens), warnings=_warnings(prepared, lease))
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -328,6 +303,26 @@ class Inference:
         if self._make_way is not None:
             await self._make_way(prepared.spec, prepared.load)
         return await self._pool.lease(prepared.spec, prepared.load, keep_alive_s=call.keep_alive_s)
+
+    @asynccontextmanager
+    async def _leased(self, call: ModelCall, prepared: Prepared) -> AsyncIterator[Lease]:
+        lease = await self._lease(call, prepared)
+        try:
+            yield lease
+        finally:
+            lease.release()
+
+
+async def _rendered(call: GenerateCall | ChatCall, prepared: Prepared, lease: Lease) -> RenderedPrompt:
+    if isinstance(call, ChatCall):
+        request = chat_request(call, prepared, lease.runner.info)
+        if _is_forced(request, prepared.spec):
+            request = with_forced_tools(request)
+    elif call.raw and isinstance(call.prompt, str):
+        return RenderedPrompt(prompt=call.prompt, tokens=())
+    else:
+        request = prompt_as_chat(call, prepared, lease.runner.info)
+    return await lease.runner.render(request)
 
 
 def full_name(short: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from tests.fakes.server import make_server
+from tests.fakes.settings import FakeSettings
 
 from donabe.types import Delta, Finished, FinishReason, Usage
 
@@ -217,3 +218,46 @@ async def test_props(server):
     assert (found["model_path"], found["chat_template"]) == ("C:latest", "{{ messages }}")
     assert found["modalities"] == {"vision": False, "audio": False}
     assert (await server.client.get("/props", params={"model": "nope"})).status_code == 404
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+TEXTS = [{"content": "hi"}, {"messages": HI}]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+async def test_tokens_and_their_texts_need_the_model_once(text):
+    server = make_server(settings=FakeSettings(keep_alive_s=0))
+    response = await server.post("/tokenize", {"model": "C", "with_pieces": True, **text})
+    assert (response.status_code, len(server.runners.loads)) == (200, 1)
+
+
+NOTE = "no room for it on the device"
+ONE_ANSWER = [
+    *(("/tokenize", {"model": "C", **text}) for text in TEXTS),
+    ("/detokenize", {"model": "C", "tokens": [5]}),
+    ("/apply-template", {"model": "C", "messages": HI}),
+    ("/embedding", {"model": "E", "content": "a"}),
+    ("/classify", {"model": "R", "input": "a"}),
+    ("/rerank", {"model": "R", "query": "a", "documents": ["b"]}),
+    ("/api/rerank", {"model": "R", "query": "a", "documents": ["b"]}),
+    ("/api/tokenize", {"model": "C", "text": "a"}),
+    ("/api/detokenize", {"model": "C", "tokens": [5]}),
+    ("/api/chat", {"model": "C", "messages": HI, "_debug_render_only": True}),
+    ("/v1/messages/count_tokens", {"model": "C", "messages": HI}),
+    ("/v1/responses/input_tokens", {"model": "C", "input": "hi"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), ONE_ANSWER)
+async def test_what_a_load_gave_up_is_told_with_every_answer(server, path, body):
+    server.runners.info = {"notes": (NOTE,)}
+    response = await server.post(path, body)
+    assert (response.status_code, NOTE in response.headers.get("warning", "")) == (200, True), response.text
+
+
+@pytest.mark.parametrize(("path", "body"), [*ONE_ANSWER, ("/infill", {"input_prefix": "x"})])
+async def test_a_model_that_is_not_there_is_named_as_the_caller_wrote_it(server, path, body):
+    response = await server.post(path, {**body, "model": "Nope:V1"})
+    assert (response.status_code, "model 'Nope:V1' not found" in response.text) == (404, True), response.text

@@ -144,6 +144,8 @@ async def test_an_error_within_a_stream_is_in_its_line(capture):
     ("path", "body"),
     [
         ("/api/embed", {"input": "hi"}),
+        ("/api/tokenize", {"text": "hi"}),
+        ("/api/detokenize", {"tokens": [1]}),
         ("/tokenize", {"content": "hi"}),
         ("/v1/embeddings", {"input": "hi"}),
         ("/v1/responses", {"input": "hi"}),

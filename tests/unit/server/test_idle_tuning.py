@@ -6,6 +6,8 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from tests.fakes.connection import until
+from tests.fakes.runner import hello
 from tests.fakes.server import FakeServer, make_server
 from tests.fakes.settings import FakeSettings
 
@@ -64,6 +66,40 @@ async def test_nothing_is_measured_unless_the_setting_says_so_and_no_model_is_lo
     await asyncio.sleep(0.1)
     assert measure.events == []
     assert server.runners.loads[0][1].auto_tune == auto_tune
+
+
+async def test_nothing_is_measured_beside_a_model_that_is_still_on_its_way_out(serve):
+    measure = Endless()
+    server = await serve("idle", measure)
+    may_end = asyncio.Event()
+
+    def hold(_request):
+        server.runners.last.close = may_end.wait
+        return hello(_request)
+
+    server.runners.script = hold
+    assert (await server.post("/api/generate", {"model": "C", "prompt": "x", "stream": False})).status_code == 200
+    await asyncio.sleep(0.1)
+    events = list(measure.events)
+    may_end.set()
+    assert events == []
+    await asyncio.wait_for(measure.has_begun.wait(), 5)
+
+
+async def test_nothing_is_measured_beside_a_load_whose_caller_left(serve):
+    measure = Endless()
+    server = await serve("idle", measure)
+    body = {"model": "C", "prompt": "x", "stream": False}
+    assert (await server.post("/api/generate", body)).status_code == 200
+    server.runners.gate = asyncio.Event()
+    caller = asyncio.create_task(server.post("/api/generate", body))
+    await until(lambda: len(server.runners.loads) == 2)
+    caller.cancel()
+    await asyncio.sleep(0.1)
+    events = list(measure.events)
+    server.runners.gate.set()
+    assert events == []
+    await asyncio.wait_for(measure.has_begun.wait(), 5)
 
 
 async def test_end_of_the_server_ends_the_measurement(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "replicas": {"runner"},
     "runner": {"chat", "engine", "devices", "_core"},
     "chat": {"template", "_core"},
-    "engine": {"_core"},
+    "engine": {"devices", "_core"},
     "devices": {"_core"},
     "store": {"template"},
     "registry": {"store"},

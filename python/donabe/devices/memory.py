@@ -1,4 +1,5 @@
-"""Free memory of the machine, within the limit of the control group this process is in: a container's, or a service's.
+"""Memory and swap of the machine, within the limits of the control group that this process is in: a container's, or a
+service's.
 
 Reads /sys/fs/cgroup on Linux, of version 2 or 1. Where there is no limit or none can be read, the system's own number.
 """
@@ -11,13 +12,28 @@ from pathlib import Path
 import psutil
 
 _LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
-_RECLAIMABLE = ("inactive_file", "total_inactive_file")  # pages of files, which go when memory is needed
+_NO_LIMIT = 1 << 62  # the first version has a number for none, the largest whole page
+# Pages of files, which go when memory is needed, those used lately too. The first version's own fields leave out the
+# groups below.
+_RECLAIMABLE = (("total_inactive_file", "total_active_file"), ("inactive_file", "active_file"))
+
+
+def total_memory_bytes(root: Path = Path("/")) -> int:
+    """Bytes of memory that there are for this process, its children and the others of its group."""
+    limits = (_number(folder / name) for folder in _group_folders(root) for name, _ in _LIMITS)
+    return min((int(psutil.virtual_memory().total), *(limit for limit in limits if limit is not None)))
 
 
 def free_memory_bytes(root: Path = Path("/")) -> int:
     """Bytes that this process and its children could still take."""
     free = int(psutil.virtual_memory().available)
     return max(0, min((free, *_left_in_groups(root))))
+
+
+def free_swap_bytes(root: Path = Path("/")) -> int:
+    """Bytes that this process and its children could still have in swap."""
+    free = int(psutil.swap_memory().free)
+    return max(0, min((free, *_swap_left_in_groups(root))))
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
@@ -27,6 +43,24 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             limit, used = _number(folder / limit_name), _number(folder / used_name)
             if limit is not None and used is not None:
                 yield limit - max(0, used - _reclaimable(folder))
+
+
+def _swap_left_in_groups(root: Path) -> Iterator[int]:
+    for folder in _group_folders(root):
+        limit, used = _number(folder / "memory.swap.max"), _number(folder / "memory.swap.current")
+        if limit is not None and used is not None:
+            yield limit - used
+        yield from _first_version_swap_left(folder)
+
+
+def _first_version_swap_left(folder: Path) -> Iterator[int]:
+    """It counts memory and swap together."""
+    limit, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
+    both_limit = _number(folder / "memory.memsw.limit_in_bytes")
+    both_used = _number(folder / "memory.memsw.usage_in_bytes")
+    if limit is None or used is None or both_limit is None or both_used is None or both_limit > _NO_LIMIT:
+        return
+    yield (both_limit - limit) - (both_used - used)
 
 
 def _group_folders(root: Path) -> Iterator[Path]:
@@ -56,6 +90,7 @@ def _reclaimable(folder: Path) -> int:
     try:
         lines = (folder / "memory.stat").read_text().splitlines()
         fields = dict(line.split(" ", 1) for line in lines)
-        return next((int(fields[name]) for name in _RECLAIMABLE[::-1] if name in fields), 0)
+        found = ([int(fields[name]) for name in names if name in fields] for names in _RECLAIMABLE)
+        return sum(next(filter(None, found), ()))
     except (OSError, ValueError):
         return 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from donabe.devices.memory import free_memory_bytes, total_memory_bytes
 from donabe.engine.api import Publish
 from donabe.engine.disk_tier import DiskTier
 from donabe.engine.draft_model import DraftModel
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 N_PARALLEL = 8
 N_UBATCH = 512
 CACHE_RAM_BYTES = 256 * MIB  # automatic RAM tier: as large as the pool, at least this ...
-CACHE_RAM_SHARE = 1 / 16  # ... and at most this share of the machine's memory ...
+CACHE_RAM_SHARE = 1 / 16  # ... and at most this share of the machine's memory, or its container's ...
 CACHE_RAM_BYTES_MAX = 8 << 30  # ... and this
 N_WAITING_MAX = 512
 CACHE_DISK_BYTES = 2_000_000_000
@@ -157,9 +158,7 @@ def cache_ram_bytes(options: LoadOptions, pool_bytes: int) -> int:
     given = _given("prefix_cache_ram_bytes", options.prefix_cache_ram_bytes, 0, 1 << 50)
     if given is not None:
         return given
-    import psutil
-
-    most = min(int(psutil.virtual_memory().total * CACHE_RAM_SHARE), CACHE_RAM_BYTES_MAX)
+    most = min(int(total_memory_bytes() * CACHE_RAM_SHARE), CACHE_RAM_BYTES_MAX)
     return min(max(pool_bytes, CACHE_RAM_BYTES), most)
 
 
@@ -267,9 +266,7 @@ def _free_bytes(native: Any, options: LoadOptions) -> int:
         gpus = [device for device in devices if device.name in options.devices and device.kind in ("gpu", "igpu")]
     if gpus:
         return sum(int(device.memory_free_bytes) for device in gpus)
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return free_memory_bytes()
 
 
 def _context_params(native: Any, options: LoadOptions, size: PoolSize, poll: int) -> Any:

@@ -7,9 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from donabe.devices.memory import free_memory_bytes
+from donabe.devices.memory import free_memory_bytes, free_swap_bytes, total_memory_bytes
 
 MB = 1_000_000
+STAT = f"anon {200 * MB}\ninactive_file {300 * MB}\nactive_file {200 * MB}"
+FIRST_STAT = f"inactive_file 7\nactive_file 8\ntotal_inactive_file {60 * MB}\ntotal_active_file {40 * MB}"
 
 
 def write(root: Path, path: str, text: object) -> None:
@@ -20,8 +22,9 @@ def write(root: Path, path: str, text: object) -> None:
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = type("Memory", (), {"available": 5000 * MB})
+    memory = type("Memory", (), {"available": 5000 * MB, "total": 8000 * MB})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(psutil, "swap_memory", lambda: type("Swap", (), {"free": 3000 * MB}))
 
 
 def test_machine_without_groups(tmp_path: Path) -> None:
@@ -36,7 +39,7 @@ def test_group_and_its_parents_limit_what_is_free(tmp_path: Path) -> None:
     write(tmp_path, "sys/fs/cgroup/user/memory.max", 1000 * MB)
     write(tmp_path, "sys/fs/cgroup/user/memory.current", 700 * MB)
     assert free_memory_bytes(tmp_path) == 300 * MB
-    write(tmp_path, "sys/fs/cgroup/user/memory.stat", f"anon {200 * MB}\ninactive_file {500 * MB}")
+    write(tmp_path, "sys/fs/cgroup/user/memory.stat", STAT)
     assert free_memory_bytes(tmp_path) == 800 * MB  # pages of files make way
 
 
@@ -51,7 +54,7 @@ def test_first_version(tmp_path: Path) -> None:
     write(tmp_path, "proc/self/cgroup", "12:cpu,cpuacct:/x\n4:memory:/docker/abc")
     write(tmp_path, "sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes", 2000 * MB)
     write(tmp_path, "sys/fs/cgroup/memory/docker/abc/memory.usage_in_bytes", 1900 * MB)
-    write(tmp_path, "sys/fs/cgroup/memory/docker/abc/memory.stat", f"inactive_file 7\ntotal_inactive_file {100 * MB}")
+    write(tmp_path, "sys/fs/cgroup/memory/docker/abc/memory.stat", FIRST_STAT)
     assert free_memory_bytes(tmp_path) == 200 * MB
 
 
@@ -69,3 +72,48 @@ def test_limit_that_is_exceeded_leaves_nothing(tmp_path: Path) -> None:
     write(tmp_path, "sys/fs/cgroup/a/memory.max", 100)
     write(tmp_path, "sys/fs/cgroup/a/memory.current", 200)
     assert free_memory_bytes(tmp_path) == 0
+
+
+def test_all_memory_is_that_of_the_smallest_group(tmp_path: Path) -> None:
+    assert total_memory_bytes(tmp_path) == 8000 * MB
+    write(tmp_path, "proc/self/cgroup", "0::/user/service")
+    write(tmp_path, "sys/fs/cgroup/user/service/memory.max", "max")
+    assert total_memory_bytes(tmp_path) == 8000 * MB
+    write(tmp_path, "sys/fs/cgroup/user/memory.max", 1000 * MB)
+    write(tmp_path, "sys/fs/cgroup/memory.max", 2000 * MB)
+    assert total_memory_bytes(tmp_path) == 1000 * MB
+
+
+def test_all_memory_in_the_first_version(tmp_path: Path) -> None:
+    write(tmp_path, "proc/self/cgroup", "4:memory:/docker/abc")
+    write(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", 9223372036854771712)  # it has no other word for none
+    assert total_memory_bytes(tmp_path) == 8000 * MB
+    write(tmp_path, "sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes", 2000 * MB)
+    assert total_memory_bytes(tmp_path) == 2000 * MB
+
+
+def test_swap_of_a_group(tmp_path: Path) -> None:
+    assert free_swap_bytes(tmp_path) == 3000 * MB
+    write(tmp_path, "proc/self/cgroup", "0::/a/b")
+    write(tmp_path, "sys/fs/cgroup/a/b/memory.swap.max", "max")
+    write(tmp_path, "sys/fs/cgroup/a/b/memory.swap.current", 10 * MB)
+    assert free_swap_bytes(tmp_path) == 3000 * MB
+    write(tmp_path, "sys/fs/cgroup/a/memory.swap.max", 200 * MB)
+    write(tmp_path, "sys/fs/cgroup/a/memory.swap.current", 50 * MB)
+    assert free_swap_bytes(tmp_path) == 150 * MB
+    write(tmp_path, "sys/fs/cgroup/a/b/memory.swap.max", 0)
+    assert free_swap_bytes(tmp_path) == 0
+
+
+def test_swap_in_the_first_version(tmp_path: Path) -> None:
+    """Which limits memory and swap together."""
+    write(tmp_path, "proc/self/cgroup", "4:memory:/x")
+    sizes = {"limit_in_bytes": 1000, "usage_in_bytes": 600, "memsw.limit_in_bytes": 1500}
+    for name, size in sizes.items():
+        write(tmp_path, f"sys/fs/cgroup/memory/x/memory.{name}", size * MB)
+    assert free_swap_bytes(tmp_path) == 3000 * MB
+    write(tmp_path, "sys/fs/cgroup/memory/x/memory.memsw.usage_in_bytes", 700 * MB)
+    assert free_swap_bytes(tmp_path) == 400 * MB
+    for name in ("limit_in_bytes", "memsw.limit_in_bytes"):
+        write(tmp_path, f"sys/fs/cgroup/memory/x/memory.{name}", 9223372036854771712)
+    assert free_swap_bytes(tmp_path) == 3000 * MB

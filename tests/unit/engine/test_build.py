@@ -11,6 +11,7 @@ from donabe.engine.build import (
     CACHE_RAM_BYTES_MAX,
     MIN_POOL_CELLS,
     N_PARALLEL,
+    _free_bytes,
     build_engine,
     cache_ram_bytes,
     cell_bytes,
@@ -105,9 +106,15 @@ def test_outputs_cover_every_sequence_and_its_guesses():
     ],
 )
 def test_automatic_ram_tier_follows_the_pool_and_the_machine(monkeypatch, pool_bytes, machine_bytes, expected):
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=machine_bytes))
+    monkeypatch.setattr("donabe.engine.build.total_memory_bytes", lambda: machine_bytes)  # within containers, too
     assert cache_ram_bytes(LoadOptions(), pool_bytes) == expected
     assert cache_ram_bytes(LoadOptions(prefix_cache_ram_bytes=7), pool_bytes) == 7
+
+
+def test_free_memory_of_the_pool_is_that_of_the_container(monkeypatch):
+    monkeypatch.setattr("donabe.engine.build.free_memory_bytes", lambda: 123)
+    native = SimpleNamespace(devices=lambda: [SimpleNamespace(kind="cpu", name="CPU")])
+    assert _free_bytes(native, LoadOptions()) == 123
 
 
 @pytest.mark.parametrize("name", ["prefix_cache_ram_bytes", "prefix_cache_pool_bytes", "n_waiting_max"])

@@ -1,9 +1,9 @@
 """Embeddings, rerank scores and classes: own contexts on the model, computed by an own thread, made on first use.
 
-The thread is the only one inside those contexts: one a pooling (`embedding_lane`), for the two poolings used last. Calls
-that wait at the same time are packed together; equal inputs are computed once; a small call does not wait for a large
-one to finish, unless it must wait for room: for its context, or for rows of tokens. Results don't depend on what they
-were packed with.
+The thread is the only one inside those contexts: one a pooling (`embedding_lane`), for the two that were used last.
+Calls that wait at the same time are packed together; equal inputs are computed once; a small call does not wait for a
+large one to finish, unless it must wait for room: for its context, or for rows of tokens. Results don't depend on what
+they were packed with.
 """
 
 from __future__ import annotations

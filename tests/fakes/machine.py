@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from tests.fakes.runner import RunnerFactory, ScriptedRunner
 
-from donabe.errors import LoadError
+from donabe.errors import DonabeError, LoadError
 from donabe.runner.admission import Admission
 from donabe.runner.messages import Plan, Planned
 from donabe.runner.plans import CPU, DevicePlan, MemoryPlan
@@ -35,6 +35,7 @@ class FakeMachine:
         self.tried: list[LoadOptions] = []
         self.n_plans = 0
         self.error: LoadError | None = None
+        self.plan_error: DonabeError | None = None
 
     def free(self) -> dict[str, int]:
         alive = [runner for runner in self.factory.runners if runner.alive]
@@ -59,10 +60,11 @@ class FakeMachine:
 
     async def ask(self, asked: Plan) -> Planned:
         self.n_plans += 1
+        if self.plan_error is not None:
+            raise self.plan_error
         smaller, plan = asked.smaller, self.plan(asked.options, asked.smaller)
         if asked.may_shrink:
-            found = fitting(asked.options, plan, lambda way: self.plan(asked.options, way))
-            smaller, plan = found or (smaller, plan)
+            smaller, plan = fitting(asked.options, plan, lambda way: self.plan(asked.options, way))
         return Planned(smaller=smaller, plan=plan)
 
     def plan(self, asked: LoadOptions, smaller: Smaller = AS_ASKED) -> MemoryPlan:

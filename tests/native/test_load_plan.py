@@ -120,9 +120,23 @@ def test_caches_beyond_all_memory_are_known(
 ) -> None:
     large = msgspec.structs.replace(options, n_ctx=1 << 24)
     monkeypatch.setattr(memory_plan, "free_memory_bytes", lambda: 1 << 30)
-    monkeypatch.setattr(memory_plan.psutil, "swap_memory", lambda: type("Swap", (), {"free": 0}))
+    monkeypatch.setattr(memory_plan, "free_swap_bytes", lambda: 0)
     assert Planner(spec_of(tiny_model("llama")), large).plan().exceeds_memory
     assert not Planner(spec_of(tiny_model("llama")), options).plan().exceeds_memory
+
+
+@pytest.mark.parametrize(("use_mmap", "expected"), [(True, False), (False, True)])
+def test_weights_beyond_all_memory_exceed_it_unless_they_are_mapped(
+    tiny_model: TinyModel, options: LoadOptions, monkeypatch: pytest.MonkeyPatch, use_mmap: bool, expected: bool
+) -> None:
+    given = msgspec.structs.replace(options, use_mmap=use_mmap)
+    planner = Planner(spec_of(tiny_model("llama")), given)
+    plan = planner.plan()
+    weights = sum(device.weights_bytes for device in plan.devices)
+    monkeypatch.setattr(memory_plan, "free_swap_bytes", lambda: 0)
+    monkeypatch.setattr(memory_plan, "free_memory_bytes", lambda: plan.resident_bytes - plan.process_bytes - 1)
+    assert weights > 1
+    assert planner.plan().exceeds_memory is expected
 
 
 def test_draft_model_has_layers_of_its_own() -> None:

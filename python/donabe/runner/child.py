@@ -26,6 +26,8 @@ from donabe.runner.load import drain_native_logs, load_model
 from donabe.runner.log_format import ChildLines
 from donabe.runner.memory_plan import Planner
 from donabe.runner.messages import ParentMessage
+from donabe.runner.plans import MemoryPlan
+from donabe.runner.smaller import Smaller
 from donabe.runner.threads import EventItem
 from donabe.types import ClassifyRequest, EmbedRequest, RerankRequest
 
@@ -34,6 +36,7 @@ _LOG_INTERVAL_S = 0.5
 _GC_THRESHOLDS = (50_000, 20, 50)  # after gc.freeze(): collections are rare and small
 _FAILED_STOP_S = 2.0
 _EXIT_ORPHANED = 3
+_INFO_LEVEL = 2  # of native log lines
 
 
 class Child:
@@ -70,22 +73,29 @@ class Child:
 
     def _plan(self, message: messages.Plan) -> None:
         """What the native side can't plan is left to the load, which fails in its own words or does not."""
-        smaller, plan = message.smaller, None
+        self._send_logs()
+        failure: tuple[tuple[int, str], ...] = ()
         try:
-            if self._planner is None:
-                self._planner = Planner(message.spec, message.options)
-            if not (message.is_quick and self._planner.has_plenty):
-                plan = self._planner.plan(smaller)
-                if message.may_shrink and (found := self._planner.fit(plan)) is not None:
-                    smaller, plan = found
+            smaller, plan = self._planned_way(message)
         except (NativeError, MemoryError) as error:
-            plan = None
-            logging.getLogger("donabe.runner").info("%s can't be planned: %s", message.spec.name, error)
+            smaller, plan = message.smaller, None
+            failure = ((_INFO_LEVEL, f"{message.spec.name} can't be planned: {error}"),)
         except BaseException as error:  # the load's too
             self._exit_with(error)
             return
-        self._send_logs()
+        # As information, whatever they are: a plan that failed tells nothing of how a later load ended.
+        lines = [(min(level, _INFO_LEVEL), text) for level, text in drain_native_logs()]
+        if lines or failure:
+            self._channel.send(messages.LogLines(lines=(*lines, *failure)))
         self._channel.send(messages.Planned(smaller=smaller, plan=plan))
+
+    def _planned_way(self, message: messages.Plan) -> tuple[Smaller, MemoryPlan | None]:
+        if self._planner is None:
+            self._planner = Planner(message.spec, message.options)
+        if message.is_quick and self._planner.has_plenty:
+            return message.smaller, None
+        plan = self._planner.plan(message.smaller)
+        return self._planner.fit(plan) if message.may_shrink else (message.smaller, plan)
 
     def _load(self, message: messages.Load) -> None:
         try:

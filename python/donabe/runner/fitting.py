@@ -47,9 +47,8 @@ def _planned_way(planner: Planner) -> Smaller:
     if planner.has_plenty:
         return AS_ASKED
     try:
-        plan = planner.plan()
-        smaller, plan = planner.fit(plan) or (AS_ASKED, plan)
-    except NativeError as error:
+        smaller, plan = planner.fit(planner.plan())
+    except (NativeError, MemoryError) as error:
         logger.info("%s can't be planned: %s", planner.name, error)
         return AS_ASKED
     require_memory(planner.name, plan)

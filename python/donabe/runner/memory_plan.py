@@ -17,7 +17,7 @@ import msgspec
 import psutil
 
 from donabe import _core
-from donabe.devices.memory import free_memory_bytes
+from donabe.devices.memory import free_memory_bytes, free_swap_bytes
 from donabe.engine.build import cache_ram_bytes
 from donabe.errors import ModelFileError
 from donabe.runner.draft import draft_path
@@ -104,8 +104,8 @@ class Planner:
         options = count_layers(self._spec, options, probe=self._probe)
         return self._describe(options, self._probe.ask(options), process_bytes, reserve)
 
-    def fit(self, plan: MemoryPlan) -> tuple[Smaller, MemoryPlan] | None:
-        """The first smaller way that fits; None when none does.
+    def fit(self, plan: MemoryPlan) -> tuple[Smaller, MemoryPlan]:
+        """The first way that fits, as `fitting` finds it.
 
         Args:
             plan: Of the load as asked.
@@ -121,10 +121,9 @@ class Planner:
                 n_bytes = part.total_bytes + (drafting["output_bytes"] if name == CPU else 0)
                 devices[name] = msgspec.structs.replace(devices.get(name, DevicePlan(name=name)), draft_bytes=n_bytes)
         machine = devices.setdefault(CPU, DevicePlan(name=CPU))
-        if self._devices == (CPU,):
-            mapped = _mapped_bytes(self._spec.paths, options, plan["uses"])
-            machine = msgspec.structs.replace(machine, weights_bytes=machine.weights_bytes + mapped)
-            devices[CPU] = machine
+        mapped = _mapped_bytes(self._spec.paths, options, plan["uses"]) if self._devices == (CPU,) else 0
+        machine = msgspec.structs.replace(machine, weights_bytes=machine.weights_bytes + mapped)
+        devices[CPU] = machine
         projector = _projector(self._spec)
         on_gpus = self._devices != (CPU,)
         n_layers = probed.model.n_layer + 1
@@ -148,8 +147,8 @@ class Planner:
             devices=_with_free(devices.values(), reserve),
             projector=projector,
         )
-        needed = found.resident_bytes - process_bytes - devices[CPU].weights_bytes
-        exceeds = needed > free_memory_bytes() + int(psutil.swap_memory().free)
+        needed = found.resident_bytes - process_bytes - mapped - _in_place_bytes(options, probed.uses)
+        exceeds = needed > free_memory_bytes() + free_swap_bytes()
         return msgspec.structs.replace(found, fits=not found.missing_bytes(), exceeds_memory=exceeds)
 
 
@@ -173,13 +172,19 @@ def _prefix_cache_bytes(options: LoadOptions, pool_bytes: int) -> int:
     return cache_ram_bytes(options, pool_bytes) if options.prefix_cache else 0
 
 
+def _in_place_bytes(options: LoadOptions, uses: list[Use]) -> int:
+    """Weights that are used where their file is mapped: the system may drop their pages and read them again."""
+    if options.use_mmap is False:
+        return 0
+    return sum(weights for _buffer, device, _is_host, weights, *_ in uses if not device)
+
+
 def _mapped_bytes(paths: Iterable[str], options: LoadOptions, uses: list[Use]) -> int:
     """Pages that weights were repacked from: resident beside the repacked ones, until the system takes them."""
     is_repacked = any(device == CPU and weights for _buffer, device, _is_host, weights, *_ in uses)
     if options.use_mmap is False or not is_repacked:
         return 0
-    in_place = sum(weights for _buffer, device, _is_host, weights, *_ in uses if not device)
-    return max(0, sum(os.path.getsize(path) for path in paths) - in_place)
+    return max(0, sum(os.path.getsize(path) for path in paths) - _in_place_bytes(options, uses))
 
 
 def _projector(spec: ModelSpec) -> ProjectorPlan | None:

@@ -48,9 +48,9 @@ def main() -> int:
 
 
 def _given_up(planner: Planner) -> str:
-    """What a load would give up to fit; "" when it fits as asked, or not at all."""
-    found = planner.fit(planner.plan())
-    return found[0].describe(found[1]) if found is not None else ""
+    """What a load would give up to fit, or not to exceed memory; "" when it fits as asked, or not at all."""
+    smaller, plan = planner.fit(planner.plan())
+    return smaller.describe(plan)
 
 
 if __name__ == "__main__":

@@ -73,18 +73,24 @@ AS_ASKED = Smaller()
 
 def fitting(
     asked: LoadOptions, plan: MemoryPlan, plan_of: Callable[[Smaller], MemoryPlan]
-) -> tuple[Smaller, MemoryPlan] | None:
-    """The first way that fits, with its plan; None when not even the smallest does.
+) -> tuple[Smaller, MemoryPlan]:
+    """The first way that fits, with its plan.
+
+    Where none does, it is the first whose plan does not exceed memory: weights may be read from their file again and
+    again, caches and buffers can't. Where all exceed it, as asked.
 
     Args:
         plan: Of the load as asked, all layers on devices where their number is automatic.
         plan_of: Plans a smaller way.
     """
     smaller = AS_ASKED
+    best = smaller, plan
     while plan.missing_bytes():
+        if best[1].exceeds_memory and not plan.exceeds_memory:
+            best = smaller, plan
         step = next_smaller(asked, smaller, plan)
         if step is None:
-            return None
+            return best
         smaller, plan = step, plan_of(step)
     return smaller, plan
 

@@ -3,6 +3,7 @@ then because a load ran out of memory. Numbers of the user's stay."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -144,10 +145,17 @@ async def test_what_fits_in_no_way_is_tried_as_asked_and_told(factory, make_pool
     assert lease.notes == (f"not enough memory for a:latest: it lacks {(ONE - 1000) // 1_000_000} MB of main memory",)
 
 
+async def test_caches_shrink_until_they_are_in_memory_where_the_weights_do_not_fit(factory, make_pool):
+    machine = FakeMachine(factory, hidden={CPU: -ONE}, ram=100)
+    lease = await make_pool(machine).lease(A, AUTO)
+    assert [given(way) for way in machine.tried] == [(8192, None, None)]
+    assert lease.notes == ("not enough memory for a:latest: its context is only 8192 tokens",)
+
+
 async def test_caches_beyond_all_memory_are_refused(factory, make_pool):
     machine = FakeMachine(factory, ram=ONE)
     with pytest.raises(LoadError, match=r"a:latest would take .* GB of memory") as caught:
-        await make_pool(machine).lease(A, LoadOptions(n_ctx=200 * ONE))
+        await make_pool(machine).lease(A, LoadOptions(n_ctx=300 * ONE))
     assert "num_ctx" in (caught.value.hint or "")
     assert machine.tried == []
 
@@ -210,6 +218,45 @@ async def test_a_child_that_the_system_killed_for_memory_is_tried_again(factory,
     lease = await pool.lease(A, AUTO)
     assert [way.n_ctx for way in machine.tried] == [None, 16384]
     assert "16384" in lease.notes[0]
+
+
+@pytest.mark.parametrize("n_loaded", [0, 1])
+async def test_a_load_that_can_not_be_planned_for_memory_is_given_up(factory, make_pool, n_loaded):
+    """It is tried once more if other models could go; then the next load has its turn."""
+    machine = FakeMachine(factory, ram=9 * ONE)
+    pool = make_pool(machine)
+    for spec in (A,)[:n_loaded]:
+        (await pool.lease(spec, AUTO)).release()
+    n_plans = machine.n_plans
+    killed = RunnerStartError("ended while planning", exit_reason="signal 9 (SIGKILL)", is_out_of_memory=True)
+    machine.plan_error, machine.error = killed, LoadError("failed to allocate", is_out_of_memory=True)
+    with pytest.raises(RunnerStartError, match="ended while planning"):
+        await asyncio.wait_for(pool.lease(B, AUTO), 5)
+    assert (machine.n_plans - n_plans, len(machine.tried), names(pool)) == (1, 2 * n_loaded, [])
+    machine.plan_error = machine.error = None
+    await asyncio.wait_for(pool.lease(C, AUTO), 5)
+
+
+async def test_a_load_that_can_not_be_planned_succeeds_once_other_models_are_gone(factory, make_pool):
+    machine = FakeMachine(factory, ram=9 * ONE)
+    pool = make_pool(machine)
+    (await pool.lease(A, AUTO)).release()
+    machine.plan_error = RunnerStartError("ended while planning", is_out_of_memory=True)
+    await asyncio.wait_for(pool.lease(B, AUTO), 5)
+    assert names(pool) == ["b:latest"]
+
+
+async def test_steps_end_when_a_smaller_way_can_not_be_planned(factory, make_pool):
+    machine = FakeMachine(factory, hidden={CPU: ONE}, ram=ONE)
+
+    async def start(spec, options, *, admission):
+        if len(machine.tried) == 2:
+            machine.plan_error = RunnerStartError("ended while planning", is_out_of_memory=True)
+        return await machine(spec, options, admission=admission)
+
+    with pytest.raises(LoadError, match="failed to allocate"):
+        await asyncio.wait_for(ModelPool(start, limits=PoolLimits()).lease(A, AUTO), 5)
+    assert len(machine.tried) == 2
 
 
 async def test_other_load_errors_are_final(factory, make_pool):

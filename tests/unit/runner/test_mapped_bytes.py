@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from donabe.runner.memory_plan import _mapped_bytes
+from donabe.runner.memory_plan import _in_place_bytes, _mapped_bytes
 from donabe.types import LoadOptions
 
 IN_PLACE = ("CPU", "", True, 30, 5, 5)
@@ -31,3 +31,9 @@ def test_file_is_counted_where_weights_are_made_of_it(
     for part in parts:
         part.write_bytes(b"x" * 50)
     assert _mapped_bytes(map(str, parts), LoadOptions(use_mmap=use_mmap), uses) == expected
+
+
+@pytest.mark.parametrize(("use_mmap", "expected"), [(None, 30), (True, 30), (False, 0)])
+def test_only_weights_that_are_mapped_can_be_dropped(use_mmap: bool | None, expected: int) -> None:
+    uses = [IN_PLACE, REPACKED, ("CUDA_Host", "CUDA0", True, 7, 0, 0)]
+    assert _in_place_bytes(LoadOptions(use_mmap=use_mmap), uses) == expected

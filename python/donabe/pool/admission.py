@@ -36,6 +36,7 @@ class LoadAdmission:
         self._plan: MemoryPlan | None = None  # of the way tried last
         self._was_asked = False
         self._must_shrink = False
+        self._can_shrink = True
         self._is_hopeless = False
         self._first_error: DonabeError | None = None
 
@@ -51,10 +52,14 @@ class LoadAdmission:
 
     async def settle(self, asked: Plan, ask: AskPlan) -> LoadOptions:
         self._was_asked = True
-        if self._first_error is None:
-            await self._settle_first(asked, ask)
-        elif self._must_shrink:
-            await self._settle_smaller(asked, ask)
+        try:
+            if self._first_error is None:
+                await self._settle_first(asked, ask)
+            elif self._must_shrink:
+                await self._settle_smaller(asked, ask)
+        except DonabeError:  # what can't be planned can't be made smaller
+            self._can_shrink = False
+            raise
         return self._smaller.apply(asked.options)
 
     async def goes_on(self, error: DonabeError) -> bool:
@@ -65,7 +70,7 @@ class LoadAdmission:
             return False
         logger.warning("%s ran out of memory while loading: %s", self._name, error)
         self._must_shrink = not (is_first and await self._evict(None))
-        return True
+        return self._can_shrink or not self._must_shrink
 
     @property
     def first_error(self) -> DonabeError:

@@ -58,11 +58,13 @@ class Admission:
             UnauthorizedError, ForbiddenError, TooManyRequestsError: As they say.
         """
         key = self._key_of(request, scope)
+        owner = request.scope["donabe.key"] = key.id if key is not None else ""  # now: refusals are logged with it, too
+        if key is not None and scope is not None and not key.allows(scope):
+            raise ForbiddenError(f"the API key's scope is {key.scope}, this needs {scope}")
         caller_id = key.id if key is not None else _place_of(request)
         limits = self._limits_of(key)
         if scope is not None:
             self._limits.begin(caller_id, limits)
-        owner = request.scope["donabe.key"] = key.id if key is not None else ""
         scheduling = Scheduling(
             caller=caller_id,
             cache_salt=owner,
@@ -85,8 +87,6 @@ class Admission:
         key = self._keys.find(text)
         if key is None:
             raise UnauthorizedError("the API key is not valid", hint="it may have been revoked; ask for a new one")
-        if not key.allows(scope):
-            raise ForbiddenError(f"the API key's scope is {key.scope}, this needs {scope}")
         return key
 
     def _limits_of(self, key: ApiKey | None) -> Limits:

@@ -124,6 +124,18 @@ async def test_the_line_of_an_answer_says_what_is_known(tmp_path, capture, strea
     assert text not in "".join(lines)
 
 
+@pytest.mark.parametrize(("path", "status"), [("/api/generate", 429), ("/metrics", 403)])
+async def test_the_line_of_a_refused_request_has_its_key(tmp_path, capture, path, status):
+    key, text = KeyFile(tmp_path / "keys.json").create("mine", requests_per_minute=1)
+    server, lines = make_server(settings=FakeSettings(home=tmp_path)), capture(JsonLines())
+    headers = {"authorization": f"Bearer {text}"}
+    await server.post("/api/generate", BODY, headers=headers)
+    response = await server.client.request("GET" if status == 403 else "POST", path, json=BODY, headers=headers)
+    assert response.status_code == status
+    *_, found = (line for line in map(json.loads, lines) if line["logger"] == "donabe.requests")
+    assert (found["status"], found["key"]) == (status, key.id)
+
+
 async def test_loading_is_logged_with_the_request_that_caused_it(capture):
     server, lines = make_server(), capture(JsonLines())
     await server.post("/api/generate", BODY, headers={"x-request-id": "first"})

@@ -5,8 +5,9 @@ Tokens are charged as they come, so an answer that is given up counts as far as 
 each other's tokens. Nobody knows beforehand how long an answer will be: callers pass the token limit by what their
 running answers still produce, which `max_concurrent` bounds.
 
-The table of callers is bounded. When it is full, those that did nothing for a minute are forgotten, then the one that
-was quiet longest; callers with running requests never are.
+The table of callers is bounded. When it is full, those that did nothing for a minute are forgotten, or else one whose
+limits hold back least: he has used no tokens of the minute, then no requests, then was quiet longest. Callers with
+running requests never are.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class _Usage:
     n_tokens: int = 0
     n_running: int = 0
     seen_at: float = 0.0
+
+    def held_back_by(self, since: float) -> tuple[bool, bool]:
+        """Whether tokens, and whether requests of this time count: to forget them lets the caller begin anew."""
+        return bool(self.tokens) and self.tokens[-1][0] > since, bool(self.requests) and self.requests[-1] > since
 
 
 class CallerLimits:
@@ -118,14 +123,11 @@ class CallerLimits:
         """
         if len(self._usage) < self._max_callers:
             return
-        forgotten: list[str] = []
-        for caller, usage in self._usage.items():  # the one that was quiet longest first
-            if usage.n_running:
-                continue
-            if forgotten and usage.seen_at > since:
-                break
-            forgotten.append(caller)
-        if not forgotten:
+        idle = {caller: usage for caller, usage in self._usage.items() if not usage.n_running}
+        if not idle:
             raise TooManyRequestsError("too many callers at once", retry_after_s=1.0)
+        forgotten = [caller for caller, usage in idle.items() if usage.seen_at <= since]
+        if not forgotten:  # the first of the least: the one that was quiet longest
+            forgotten = [min(idle, key=lambda caller: idle[caller].held_back_by(since))]
         for caller in forgotten:
             del self._usage[caller]

@@ -257,6 +257,68 @@ def test_a_full_table_forgets_all_that_did_nothing_for_a_minute():
     assert len(callers) == 2
 
 
+@pytest.mark.parametrize("others", [Limits(), Limits(requests_per_minute=9)])
+def test_a_full_table_keeps_the_caller_whose_tokens_count(others):
+    clock = Clock()
+    callers, limits = CallerLimits(clock=clock, max_callers=3), Limits(requests_per_minute=9, tokens_per_minute=10)
+    callers.begin("spent", limits)
+    callers.charge("spent", 10)
+    callers.end("spent")
+    for name in ("a", "b", "c", "d"):
+        clock.now += 1
+        callers.begin(name, others)
+        callers.end(name)
+    with pytest.raises(TooManyRequestsError, match="10 output tokens"):
+        callers.begin("spent", limits)
+    assert len(callers) == 3
+
+
+def test_a_full_table_keeps_the_caller_whose_requests_count():
+    clock = Clock()
+    callers, limits = CallerLimits(clock=clock, max_callers=2), Limits(requests_per_minute=1)
+    for name, own in (("spent", limits), ("a", Limits()), ("b", Limits())):
+        callers.begin(name, own)
+        callers.end(name)
+        clock.now += 1
+    with pytest.raises(TooManyRequestsError, match="1 requests per minute"):
+        callers.begin("spent", limits)
+
+
+def test_a_full_table_forgets_among_callers_whose_tokens_count_the_one_that_was_quiet_longest():
+    clock = Clock()
+    callers, limits = CallerLimits(clock=clock, max_callers=2), Limits(tokens_per_minute=10)
+    for name in ("a", "b"):
+        callers.begin(name, limits)
+        callers.charge(name, 10)
+        callers.end(name)
+        clock.now += 1
+    callers.begin("c", limits)
+    with pytest.raises(TooManyRequestsError):
+        callers.begin("b", limits)
+
+
+@pytest.mark.parametrize("limits", [Limits(tokens_per_minute=10), Limits(requests_per_minute=1)])
+def test_what_was_more_than_a_minute_ago_keeps_nobody_in_a_full_table(limits):
+    clock = Clock()
+    callers = CallerLimits(clock=clock, max_callers=2)
+
+    def use_up(name: str) -> None:
+        callers.begin(name, limits)
+        if limits.tokens_per_minute:
+            callers.charge(name, 10)
+        callers.end(name)
+
+    use_up("a")
+    clock.now = WINDOW_S - 1
+    use_up("b")
+    with pytest.raises(TooManyRequestsError):
+        use_up("a")  # is seen last
+    clock.now = WINDOW_S + 1
+    use_up("c")  # forgets a
+    with pytest.raises(TooManyRequestsError):
+        use_up("b")
+
+
 def test_running_callers_are_never_forgotten():
     callers, limits = CallerLimits(clock=Clock(), max_callers=2), Limits(max_concurrent=1)
     callers.begin("a", limits)

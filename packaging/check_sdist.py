@@ -36,11 +36,12 @@ def main(sdist: Path, build: Path) -> int:
     """Compare; 1 when a file is missing or differs."""
     root = Path(cache_value(build, "donabe_SOURCE_DIR")).resolve()
     vendored = Path(cache_value(build, "ggml_SOURCE_DIR")).resolve().parent
+    environment = Path(sys.prefix).resolve()  # often a folder of the checkout; the build's requirements are in it
     with tarfile.open(sdist) as archive:
         top = archive.getnames()[0].split("/")[0]
         checked, wrong = 0, []
         for path in sorted(read_files(build)):
-            if not path.is_file() or build.resolve() in path.parents:
+            if not path.is_file() or {build.resolve(), environment} & set(path.parents):
                 continue
             if vendored in path.parents:
                 name = f"{top}/{VENDORED}/{path.relative_to(vendored).as_posix()}"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from donabe.runner.placement import _cpu_tensors
+from donabe.runner.native_params import _cpu_tensors
 from donabe.store.gguf import GgufReader
 
 # Routed experts as three tensors, with biases, and with gate and up in one beside experts that every token uses.

@@ -99,11 +99,15 @@ def allocated(runner: RunnerProcess) -> int:
 def idle_bytes(worker: RpcWorker) -> int:
     """What a connection's process holds before anything is asked of it."""
     host, _, port = worker.address.rpartition(":")
+    deadline = time.monotonic() + 60
     with socket.create_connection((host, int(port)), timeout=10):
-        found = [0]
-        while not found or found != (found := connections(worker)) or len(found) != 1:
-            time.sleep(0.5)  # until it has started
+        before, found = [0], connections(worker)
+        while before != found or len(found) != 1:  # until it has started
+            assert time.monotonic() < deadline, f"the connection's process does not settle: {found}"
+            time.sleep(0.5)
+            before, found = found, connections(worker)
     while connections(worker):
+        assert time.monotonic() < deadline, "the connection's process does not end"
         time.sleep(0.1)
     return found[0]
 

@@ -74,7 +74,7 @@ def run(code: str, *arguments: str, variant: str = "", backend: str = "cpu") -> 
     environment = os.environ | {"DONABE_CPU_VARIANT": variant}
     names = f"import sys\nMARK, BACKEND = {MARK!r}, {backend!r}"
     command = [sys.executable, "-c", f"{names}\n{code}", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
 def texts_in(output: str) -> list[str]:

@@ -24,7 +24,12 @@ from typing import Any
 from donabe.client import Client
 
 DRIVER = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
-NAMED = {"VK_ICD_FILENAMES": str(DRIVER), "GGML_VK_VISIBLE_DEVICES": "0", "DONABE_BACKEND": "vulkan"}
+NAMED = {
+    "VK_ICD_FILENAMES": str(DRIVER),
+    "GGML_VK_VISIBLE_DEVICES": "0",
+    "GGML_VK_SERIALIZE_SUBMISSIONS": "1",  # Mesa 22.3 crashes when a shader is compiled while another one runs
+    "DONABE_BACKEND": "vulkan",
+}
 # A text with a clear continuation: the device adds up in another order, and a tie may fall either way.
 PROMPT = "1, 2, 3, 4, 5, 6, 7, 8, 9,"
 TIMEOUT_S = 600  # a software device compiles its shaders for minutes on a busy machine

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from donabe.devices.plugins import GROUP, Plugin, find_plugins, preload_libraries
+from donabe.devices.plugins import GROUP, Plugin, _installed, find_plugins, preload_libraries
 
 BUILD = {"version": "0.1.0", "build_id": "abc123", "backend_dl": True}
 BOMB = "raise SystemExit('a plug-in must not be imported')\n"
@@ -148,4 +148,8 @@ def test_many_plugins_leave_light_commands_light(tmp_path: Path) -> None:
 def test_they_are_found_among_installed_distributions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "testonly")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert "testonly" in [plugin.name for plugin in find_plugins(BUILD)[0]]
+    _installed.cache_clear()
+    try:
+        assert "testonly" in [plugin.name for plugin in find_plugins(BUILD)[0]]
+    finally:
+        _installed.cache_clear()

@@ -47,7 +47,7 @@ def test_gap_of_a_stream_stays_bounded_while_a_long_prompt_comes_in(
         assert len(bench.tokens["stream"][0]) == n_tokens + 1, "a step without a token of the stream"
     print(f"{kind}: {len(gaps)} steps, gaps {np.percentile(gaps, [50, 99, 100]) * 1e3} ms of {BOUND_S * 1e3}")
     assert bench.n_evaluated >= N_PROMPT
-    # Twice: CPU seconds, too, grow where something else fills the caches. Without the bound it was 76 to 654 ms (by kind).
+    # Twice: CPU seconds, too, grow where something else fills the caches. Without the bound it was 76 to 654 ms.
     assert np.percentile(gaps, 99) <= 2 * BOUND_S
     assert max(gaps) <= 4 * BOUND_S
     assert sum(gaps) > 4 * BOUND_S, "the prompt is too short to need more than one step"

@@ -1,7 +1,8 @@
 """A small streaming HTTP load generator: completions, chats and embeddings in the native and the OpenAI dialect.
 
-Plain asyncio streams instead of an HTTP library, because the client shares the machine's cores with the server it
-measures. Every wait has a deadline. Times are `time.perf_counter()` seconds.
+A bare asyncio protocol instead of an HTTP library, because the client shares the machine's cores with the server it
+measures: it takes down what arrives, and reads it afterwards. Every wait has a deadline. Times are seconds of
+`time.perf_counter()`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -105,8 +105,7 @@ async def post(target: Target, path: str, body: dict[str, Any]) -> dict[str, Any
         UnsupportedByPeerError: The server refuses such a request.
         BenchmarkError: It failed.
     """
-    async with _reply(target, path, body) as lines:
-        reply: dict[str, Any] = json.loads(b"".join([line async for line in lines]))
+    reply: dict[str, Any] = json.loads(b"".join(line for _, line in await _lines(target, path, body)))
     return reply
 
 
@@ -124,12 +123,11 @@ def _native_body(target: Target, max_tokens: int) -> dict[str, Any]:
 
 async def _stream(target: Target, path: str, body: dict[str, Any]) -> Stream:
     stream = Stream(time.perf_counter())
-    async with _reply(target, path, body) as lines:
-        async for line in lines:
-            event = event_of(target, line)
-            if event is not None and (text := read_event(target, event, stream)):
-                stream.times.append(time.perf_counter())
-                stream.text += text
+    for at, line in await _lines(target, path, body):
+        event = event_of(target, line)
+        if event is not None and (text := read_event(target, event, stream)):
+            stream.times.append(at)
+            stream.text += text
     if not stream.times:
         raise BenchmarkError(f"{target.name}: no text came back")
     stream.n_tokens = stream.n_tokens or len(stream.times)
@@ -175,66 +173,100 @@ def read_event(target: Target, event: dict[str, Any], stream: Stream) -> str:
     return choice.get("text") or choice.get("delta", {}).get("content") or ""
 
 
-@asynccontextmanager
-async def _reply(target: Target, path: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Lines of a 200 reply, without empty ones."""
+class _Recorder(asyncio.Protocol):
+    """Keeps what arrives and when; nothing is read before the connection has ended, because reading takes CPU time that
+    the server under test would miss."""
+
+    def __init__(self, request: bytes, pieces: list[tuple[float, bytes]]) -> None:
+        self._request = request
+        self._pieces = pieces
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._pieces.append((time.perf_counter(), data))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+async def _lines(target: Target, path: str, body: dict[str, Any]) -> list[tuple[float, bytes]]:
+    """The lines of a 200 reply, without empty ones, and when the end of each arrived.
+
+    Raises:
+        UnsupportedByPeerError: The server refuses such a request.
+        BenchmarkError: It failed.
+    """
+    pieces: list[tuple[float, bytes]] = []
+    await record(target.base_url, path, body, pieces)
+    status, lines = read_reply(pieces)
+    if status != 200:
+        text = b"".join(line for _, line in lines).decode(errors="replace")
+        kind = UnsupportedByPeerError if status in (400, 404, 405, 422, 501) else BenchmarkError
+        raise kind(f"{target.name}: {path}: {status} {text[:300]}")
+    return lines
+
+
+async def record(base_url: str, path: str, body: dict[str, Any], pieces: list[tuple[float, bytes]]) -> None:
+    """POST on a connection of its own; what arrives and when is added to `pieces` until the server closes it."""
+    url, data = urlsplit(base_url), json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+    )
     with anyio.fail_after(REQUEST_DEADLINE_S):
-        reader, writer = await open_request(target.base_url, path, json.dumps(body).encode())
+        transport, recorder = await asyncio.get_running_loop().create_connection(
+            lambda: _Recorder(head.encode() + data, pieces), url.hostname, url.port
+        )
         try:
-            status, headers = await read_head(reader)
-            lines = read_chunks(reader) if headers.get("transfer-encoding") == "chunked" else _read_rest(reader)
-            if status != 200:
-                text = b"".join([line async for line in lines]).decode(errors="replace")
-                kind = UnsupportedByPeerError if status in (400, 404, 405, 422, 501) else BenchmarkError
-                raise kind(f"{target.name}: {path}: {status} {text[:300]}")
-            yield lines
+            await recorder.ended
         finally:
-            await close(writer)
+            transport.abort()
 
 
-async def open_request(base_url: str, path: str, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Send a POST on a connection of its own, or a GET when there is no body."""
-    url = urlsplit(base_url)
-    reader, writer = await asyncio.open_connection(url.hostname, url.port, limit=1 << 24)
-    head = f"{'POST' if body else 'GET'} {path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n"
-    writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
-    return reader, writer
+def read_reply(pieces: Sequence[tuple[float, bytes]]) -> tuple[int, list[tuple[float, bytes]]]:
+    """Status and lines of a recorded reply, each with the time of the piece that ended it.
 
-
-async def close(writer: asyncio.StreamWriter) -> None:
-    """End the connection before the loop can: a transport that is only told to close outlives a short one."""
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
-
-
-async def read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-    """Status and headers, names in lower case."""
-    status = (await reader.readline()).split()
-    if len(status) < 2:
+    Raises:
+        BenchmarkError: There is no whole reply.
+    """
+    head, separator, body = b"".join(data for _, data in pieces).partition(b"\r\n\r\n")
+    if not separator or len(head.split(None, 2)) < 2:
         raise BenchmarkError("the server closed the connection without an answer")
-    headers = {}
-    while (line := (await reader.readline()).strip()) != b"":
-        name, _, value = line.decode("latin-1").partition(":")
-        headers[name.lower()] = value.strip().lower()
-    return int(status[1]), headers
-
-
-async def _read_rest(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    for line in (await reader.read()).split(b"\n"):
-        if line.strip():
-            yield line.strip()
-
-
-async def read_chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Body lines of a chunked response."""
+    ends, n_bytes = [], 0
+    for at, data in pieces:
+        n_bytes += len(data)
+        ends.append((n_bytes, at))
+    lines: list[tuple[float, bytes]] = []
     pending = b""
-    while size := int((await reader.readline()).split(b";")[0].strip() or b"0", 16):
-        pending += await reader.readexactly(size)
-        await reader.readline()
-        *lines, pending = pending.split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield line.strip()
+    for data, end in _body_parts(
+        body, len(head) + len(separator), is_chunked=b"transfer-encoding: chunked" in head.lower()
+    ):
+        at = next(at for n_bytes, at in ends if n_bytes >= end)
+        *whole, pending = (pending + data).split(b"\n")
+        lines += [(at, line.strip()) for line in whole if line.strip()]
     if pending.strip():
-        yield pending.strip()
+        lines.append((ends[-1][1], pending.strip()))
+    return int(head.split(None, 2)[1]), lines
+
+
+def _body_parts(body: bytes, offset: int, *, is_chunked: bool) -> Iterator[tuple[bytes, int]]:
+    """The chunks, and where each of them ends in the reply; `offset` is where the body begins."""
+    if not is_chunked:
+        yield body, offset + len(body)
+        return
+    at = 0
+    while True:
+        size_end = body.find(b"\r\n", at)
+        size = int(body[at:size_end].split(b";")[0], 16) if size_end >= 0 else -1
+        at = size_end + 2
+        if size < 0 or at + size > len(body):
+            raise BenchmarkError("the server closed the connection in the middle of an answer")
+        if size == 0:
+            return
+        yield body[at : at + size], offset + at + size
+        at += size + 2

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from benchmarks.load import BenchmarkError, Target, close, complete, open_request, read_chunks, read_head
+from benchmarks.load import BenchmarkError, Target, complete, read_reply, record
 from benchmarks.measure import read_counters
 from benchmarks.model import benchmark_model
 from benchmarks.peers.base import Setup, end_servers_when_terminated
@@ -110,7 +110,7 @@ async def one_client(target: Target, seed: int, until: float, outcome: Outcome) 
             ending = await asyncio.wait_for(asked, leave_after)
         except asyncio.TimeoutError:
             ending = "left"
-        except (BenchmarkError, OSError, asyncio.IncompleteReadError, ValueError) as error:
+        except (BenchmarkError, OSError, ValueError) as error:
             ending = f"failed: {error}"[:200]
         outcome.endings[ending] += 1
         if ending == "503":
@@ -120,20 +120,18 @@ async def one_client(target: Target, seed: int, until: float, outcome: Outcome) 
 async def _ask(target: Target, prompt: str, max_tokens: int, outcome: Outcome) -> str:
     options = {"num_predict": max_tokens, "temperature": 0.7}
     body = {"model": target.model, "prompt": prompt, "raw": True, "stream": True, "options": options}
-    reader, writer = await open_request(target.base_url, "/api/generate", json.dumps(body).encode())
+    pieces: list[tuple[float, bytes]] = []
     try:
-        status, _ = await read_head(reader)
-        if status != 200:
-            return str(status)
-        event = {}
-        async for line in read_chunks(reader):
-            event = json.loads(line)
-            outcome.n_events += 1
-        if "error" in event:
-            return f"failed in-band: {event['error']}"
-        return "answered" if event.get("done") else "failed: no final event"
+        await record(target.base_url, "/api/generate", body, pieces)
     finally:
-        await close(writer)
+        outcome.n_events += sum(data.count(b'"done":') for _, data in pieces)
+    status, lines = read_reply(pieces)
+    if status != 200:
+        return str(status)
+    event = json.loads(lines[-1][1])
+    if "error" in event:
+        return f"failed in-band: {event['error']}"
+    return "answered" if event.get("done") else "failed: no final event"
 
 
 async def drive(target: Target, n_streams: int, seconds: float, seed: int) -> Outcome:

@@ -145,6 +145,10 @@ class Context : public std::enable_shared_from_this<Context> {
     void set_causal(bool causal);
     void request_abort() noexcept { abort_requested_.store(true, std::memory_order_relaxed); }
     void clear_abort() noexcept { abort_requested_.store(false, std::memory_order_relaxed); }
+    // Asks run_steps() to come back after the step it is in. Any thread; sticks until clear_yield().
+    void request_yield() noexcept { yield_requested_.store(true, std::memory_order_relaxed); }
+    void clear_yield() noexcept { yield_requested_.store(false, std::memory_order_relaxed); }
+    bool is_yield_requested() const noexcept { return yield_requested_.load(std::memory_order_relaxed); }
     std::vector<MemoryUse> memory_breakdown() const;
     void warm_up();
     void synchronize();
@@ -166,6 +170,7 @@ class Context : public std::enable_shared_from_this<Context> {
     llama_context * context_ = nullptr; // null after close()
     mutable std::timed_mutex mutex_;
     std::atomic<bool> abort_requested_{false};
+    std::atomic<bool> yield_requested_{false};
     std::atomic<int32_t> n_views_{0};
     std::atomic<int32_t> n_graphs_reused_{0};
     int32_t n_outputs_ = 0;                // rows of the last decode or encode

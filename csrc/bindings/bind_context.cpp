@@ -152,6 +152,8 @@ ContextClass register_context(py::module_ & m) {
         .def("set_causal", &Context::set_causal, py::arg("causal"), release_gil())
         .def("request_abort", &Context::request_abort)
         .def("clear_abort", &Context::clear_abort)
+        .def("request_yield", &Context::request_yield)
+        .def("clear_yield", &Context::clear_yield)
         .def("memory_breakdown", &memory_breakdown)
         .def("warm_up", &Context::warm_up, release_gil())
         .def("synchronize", &Context::synchronize, release_gil());

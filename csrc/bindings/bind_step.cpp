@@ -3,12 +3,17 @@
 #include <pybind11/stl.h>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "bindings/register.h"
 #include "step.h"
 
 namespace donabe::bindings {
 
 namespace {
+
+constexpr int64_t max_steps = 1 << 20;
+constexpr double max_seconds = 3600.0;
+constexpr int64_t max_repeat = 64;
 
 template <typename T> py::object view_of(const py::object & owner, const std::vector<T> & values) {
     py::array_t<T> array(static_cast<py::ssize_t>(values.size()), values.data(), owner);
@@ -58,6 +63,27 @@ py::dict errors(const StepResult & result) {
     return by_sequence;
 }
 
+std::shared_ptr<StepResult> decode_and_sample(Context & context, const Batch & batch, SamplerSet & samplers,
+                                              int64_t n_steps, double max_s, int64_t n_repeat,
+                                              const py::sequence & histories) {
+    StepLimits limits;
+    require_range("n_steps", n_steps, 1, max_steps);
+    require_range("max_s", max_s, 0.0, max_seconds);
+    require_range("n_repeat", n_repeat, 0, max_repeat);
+    limits.n_steps = static_cast<int32_t>(n_steps);
+    limits.max_s = max_s;
+    limits.n_repeat = static_cast<int32_t>(n_repeat);
+    std::vector<py::array> arrays; // keeps their memory
+    for (const py::handle & item : histories) {
+        const auto [seq_id, array] = py::cast<std::pair<int32_t, py::array>>(item);
+        const ArrayView<int32_t> view = int32_view(array, "histories");
+        limits.histories.push_back({seq_id, view.data, view.size});
+        arrays.push_back(array);
+    }
+    // Context and set lock themselves; the call keeps all three alive.
+    return without_gil([&] { return std::make_shared<StepResult>(run_steps(context, batch, samplers, limits)); });
+}
+
 } // namespace
 
 void register_step(py::module_ & m, ContextClass & context) {
@@ -72,16 +98,13 @@ void register_step(py::module_ & m, ContextClass & context) {
         .def_property_readonly("text", &texts)
         .def_property_readonly("logprobs", &logprobs)
         .def_property_readonly("errors", &errors)
+        .def_readonly("n_steps", &StepResult::n_steps)
         .def_readonly("decode_s", &StepResult::decode_s)
         .def_readonly("sample_s", &StepResult::sample_s);
 
-    context.def(
-        "decode_and_sample",
-        [](Context & self, const Batch & batch, SamplerSet & samplers) {
-            py::gil_scoped_release release; // context and set lock themselves; the call keeps all three alive
-            return std::make_shared<StepResult>(run_step(self, batch, samplers));
-        },
-        py::arg("batch"), py::arg("samplers"));
+    context.def("decode_and_sample", &decode_and_sample, py::arg("batch"), py::arg("samplers"), py::kw_only(),
+                py::arg("n_steps") = 1, py::arg("max_s") = 0.0, py::arg("n_repeat") = 0,
+                py::arg("histories") = py::tuple());
 }
 
 } // namespace donabe::bindings

@@ -307,8 +307,24 @@ class Context:
         """Run the batch. Raises KvFullError (memory unchanged), InvalidBatchError, AbortedError, ComputeError."""
     def encode(self, batch: Batch) -> None:
         """Run the encoder (or a non-causal embedding model)."""
-    def decode_and_sample(self, batch: Batch, samplers: SamplerSet) -> StepResult:
-        """decode(), then sample every output row of every sequence bound in `samplers`; one GIL release for both."""
+    def decode_and_sample(
+        self,
+        batch: Batch,
+        samplers: SamplerSet,
+        *,
+        n_steps: int = 1,
+        max_s: float = 0.0,
+        n_repeat: int = 0,
+        histories: Sequence[tuple[int, Int32Array]] = (),
+    ) -> StepResult:
+        """decode(), then sample every output row of every sequence bound in `samplers`; one GIL release for all.
+
+        With n_steps > 1 (batches of one output row for each of bound sequences) up to so many steps follow each other,
+        each with the tokens of the one before. Ends before that after a step in which a sequence finished, max_s
+        seconds after the start (0: no such limit), when request_yield() was called, when the KV cache has no room for
+        another step, and when one of `histories`, (sequence, its tokens with the batch's one), ends in n_repeat tokens
+        that it had before. An error of a later step is raised as one of the first: what was sampled is lost with it.
+        """
     def logits_view(self) -> Float32Array:
         """(n_outputs, n_vocab) float32, zero-copy, read-only. decode() raises BusyError while a view is alive."""
     def embeddings(self, seq_ids: Int32Array) -> Float32Array:
@@ -321,6 +337,9 @@ class Context:
     def request_abort(self) -> None:
         """May be called from any thread; sticks until clear_abort()."""
     def clear_abort(self) -> None: ...
+    def request_yield(self) -> None:
+        """decode_and_sample() comes back after the step it is in; any thread; sticks until clear_yield()."""
+    def clear_yield(self) -> None: ...
     def memory_breakdown(self) -> list[tuple[str, int, int, int]]:
         """(device or buffer name, model bytes, context bytes, compute bytes)."""
     def warm_up(self) -> None: ...
@@ -526,7 +545,10 @@ class StepResult:
     @property
     def n_accepted(self) -> Int32Array: ...
     @property
-    def decode_s(self) -> float: ...
+    def n_steps(self) -> int: ...
+    @property
+    def decode_s(self) -> float:
+        """Of all steps, as sample_s."""
     @property
     def sample_s(self) -> float: ...
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -392,13 +393,52 @@ class FakeContext:
         self.n_evaluated = 0
         self.batches: list[list[tuple[int, int]]] = []  # (seq_id, n_tokens) of every step
         self.fail_next: list[Exception] = []
+        self.is_yield_requested = False
 
-    def decode_and_sample(self, batch: Batch, samplers: SamplerSet) -> SimpleNamespace:
+    def request_yield(self) -> None:
+        self.is_yield_requested = True
+
+    def clear_yield(self) -> None:
+        self.is_yield_requested = False
+
+    def decode_and_sample(
+        self,
+        batch: Batch,
+        samplers: SamplerSet,
+        *,
+        n_steps: int = 1,
+        max_s: float = 0.0,
+        n_repeat: int = 0,
+        histories: Sequence[tuple[int, np.ndarray]] = (),
+    ) -> SimpleNamespace:
         if self.fail_next:
             raise self.fail_next.pop(0)
+        if n_steps > 1:
+            for seq_id, tokens, _, outputs in batch.items:
+                if len(tokens) != 1 or outputs != "last" or seq_id not in samplers.by_id:
+                    raise InvalidBatchError("several steps need one output row for each sequence")
+        started = self.clock.now
+        known = {seq_id: tokens.tolist() for seq_id, tokens in histories}
+        result = self._decode_once(batch, samplers)
+        while (
+            result.n_steps < n_steps and self._goes_on(result, started, max_s) and not _repeats(known, result, n_repeat)
+        ):
+            following = Batch(self.n_batch)
+            for row, (seq_id, _, pos0, _) in zip(result.rows, batch.items, strict=True):
+                following.items.append((seq_id, [row[1][-1]], pos0 + result.n_steps, "last"))
+            try:
+                result.append(self._decode_once(following, samplers))
+            except KvFullError:
+                break
+        return result.build(self.clock.now - started)
+
+    def _goes_on(self, result: _Result, started: float, max_s: float) -> bool:
+        is_late = max_s > 0 and self.clock.now - started >= max_s
+        return not (is_late or self.is_yield_requested or any(row[2] for row in result.rows))
+
+    def _decode_once(self, batch: Batch, samplers: SamplerSet) -> _Result:
         self._check(batch)
-        duration_s = self.model.decode_s + self.model.token_s * batch.n_tokens
-        self.clock.now += duration_s
+        self.clock.now += self.model.decode_s + self.model.token_s * batch.n_tokens
         self.n_evaluated += batch.n_tokens
         self.batches.append([(seq_id, len(tokens)) for seq_id, tokens, _, _ in batch.items])
         result = _Result()
@@ -406,7 +446,7 @@ class FakeContext:
             self._run(seq_id, tokens, outputs, samplers, result)
         if self.memory.has_window:
             self.memory.recycle_windows()
-        return result.build(duration_s)
+        return result
 
     def _check(self, batch: Batch) -> None:
         if not 0 < batch.n_tokens <= self.n_batch or batch.n_outputs > self.n_outputs_max:
@@ -441,13 +481,32 @@ class FakeContext:
             result.add(seq_id, produced, code, text, stop_index, n_drafted, len(produced) - 1 if n_drafted else 0)
 
 
+def _repeats(known: dict[int, list[int]], result: _Result, n: int) -> bool:
+    """Take the newest tokens down; whether one of the sequences ends in n tokens that it had before."""
+    is_found = False
+    for row in result.rows:
+        tokens = known.get(row[0])
+        if tokens is not None:
+            tokens.append(row[1][-1])
+            tail = tokens[-n:]
+            is_found |= any(tokens[i : i + n] == tail for i in range(len(tokens) - n))
+    return is_found
+
+
 class _Result:
     def __init__(self) -> None:
         self.rows: list[tuple] = []
         self.errors: dict[int, str] = {}
+        self.n_steps = 1
 
     def add(self, *row) -> None:
         self.rows.append(row)
+
+    def append(self, later: _Result) -> None:
+        self.n_steps += later.n_steps
+        self.errors |= later.errors
+        for i, (old, new) in enumerate(zip(self.rows, later.rows, strict=True)):
+            self.rows[i] = (old[0], old[1] + new[1], new[2], old[3] + new[3], *new[4:])
 
     def build(self, duration_s: float) -> SimpleNamespace:
         def ints(column: int, dtype=np.int32):
@@ -464,6 +523,7 @@ class _Result:
             n_accepted=ints(6),
             logprobs={},
             errors=self.errors,
+            n_steps=self.n_steps,
             decode_s=duration_s,
             sample_s=0.0,
         )

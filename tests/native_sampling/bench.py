@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,7 @@ class Bench:
         self.samplers = _core.SamplerSet(model, n_threads)
         self.batch = _core.Batch(64)
         self.outputs: dict[int, Output] = {}
+        self.n_calls = 0
         self._next: dict[int, tuple[int, int]] = {}  # last token, its position
 
     def start(
@@ -56,8 +58,9 @@ class Bench:
         self._run()
         return self.outputs[seq_id]
 
-    def step(self, drafts: dict[int, Sequence[int]] | None = None) -> None:
-        """One token for every unfinished sequence, or up to 1 + len(draft) for those with a draft."""
+    def step(self, drafts: dict[int, Sequence[int]] | None = None, **limits: Any) -> int:
+        """One token for every unfinished sequence, or up to 1 + len(draft) for those with a draft; with limits for
+        several steps as many as they allow. Returns how many steps it took."""
         self.batch.clear()
         running = [seq_id for seq_id, output in self.outputs.items() if output.finish == 0]
         plain = [seq_id for seq_id in running if not (drafts or {}).get(seq_id)]
@@ -69,7 +72,7 @@ class Bench:
             token, position = self._next[seq_id]
             assert drafts is not None
             self.batch.add_draft(seq_id, np.array([token, *drafts[seq_id]], np.int32), position)
-        self._run()
+        return self._run(**limits)
 
     def run(self, n_steps: int = 10_000) -> None:
         for _ in range(n_steps):
@@ -84,8 +87,9 @@ class Bench:
             self.context.memory.seq_rm(seq_id)
         self.outputs = {}
 
-    def _run(self) -> None:
-        result = self.context.decode_and_sample(self.batch, self.samplers)
+    def _run(self, **limits: Any) -> int:
+        result = self.context.decode_and_sample(self.batch, self.samplers, **limits)
+        self.n_calls += 1
         at = 0
         for row, seq_id in enumerate(result.seq_ids.tolist()):
             output = self.outputs[seq_id]
@@ -102,3 +106,4 @@ class Bench:
             if count:
                 self._next[seq_id] = (output.tokens[-1], self._next[seq_id][1] + count)
         assert at == len(result.tokens)
+        return result.n_steps

@@ -302,6 +302,78 @@ def test_misuse_is_refused(text_model: TextModel) -> None:
         bench.context.decode_and_sample(batch, bench.samplers)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3", "mamba2", "lfm2"])
+def test_steps_in_one_call_give_what_single_steps_give(text_model: TextModel, name: str) -> None:
+    outputs = []
+    for n_steps in (1, 5):
+        bench = Bench(text_model(name), n_threads=2)
+        params = [_core.SamplerParams(**GREEDY, n_logprobs=2), _core.SamplerParams(seed=7, temperature=1.2)]
+        starts = [
+            bench.start(i, PROMPT[: 3 + i], params[i], _core.OutputLimits(max_tokens=23, ignore_eos=True))
+            for i in range(2)
+        ]
+        while not any(output.finish for output in starts):
+            bench.step(n_steps=n_steps)
+        outputs.append([(output.tokens, output.text, output.finish, output.logprobs) for output in starts])
+        assert bench.n_calls == 2 + (22 if n_steps == 1 else 5)  # two prompts, then 22 steps
+    assert outputs[0] == outputs[1]
+
+
+def test_a_call_of_several_steps_ends_when_it_should(text_model: TextModel) -> None:
+    model = text_model("llama")
+
+    def run(bench: Bench, limits: _core.OutputLimits, **how: object) -> int:
+        """How many steps a call for ten took."""
+        bench.start(0, PROMPT, _core.SamplerParams(**GREEDY), limits)
+        n = bench.step(n_steps=10, **how)
+        bench.clear()
+        return n
+
+    bench, free = Bench(model), _core.OutputLimits(ignore_eos=True)
+    assert run(bench, free) == 10
+    assert run(bench, _core.OutputLimits(ignore_eos=True, max_tokens=4)) == 3
+    assert run(bench, free, max_s=1e-9) == 1
+    bench.context.request_yield()
+    assert run(bench, free) == 1
+    assert run(bench, free) == 1
+    bench.context.clear_yield()
+    assert run(bench, free) == 10
+    looping = _core.SamplerParams(temperature=0.0, logit_bias={20: 100.0})
+    bench.start(0, PROMPT, looping, free)
+    history = np.array([*PROMPT, bench.outputs[0].tokens[0]], np.int32)
+    # 1 20 30 40 50 | 20, and then 20 for ever: after two more steps 20 20 has come before.
+    assert bench.step(n_steps=10, n_repeat=2, histories=[(0, history)]) == 2
+    bench.clear()
+    small = Bench(model, n_ctx=256)
+    small.batch.add_tokens(1, np.full(60, 20, np.int32), 0, "none")
+    for _ in range(4):
+        small.context.decode(small.batch)
+        small.batch.clear()
+        position = small.context.memory.pos_max(1) + 1
+        small.batch.add_tokens(1, np.full(min(60, 256 - len(PROMPT) - 4 - position), 20, np.int32), position, "none")
+    small.context.decode(small.batch)
+    assert run(small, free) == 4  # then the pool is full
+
+
+def test_several_steps_are_refused_where_one_must_not_follow_another(text_model: TextModel) -> None:
+    bench = Bench(text_model("llama"))
+    bench.samplers.bind(0, _core.Sampler(bench.model, _core.SamplerParams(**GREEDY)), _core.OutputLimits())
+    for seq_id, outputs in [(0, "none"), (0, "all"), (1, "last")]:
+        batch = _core.Batch(8)
+        batch.add_tokens(seq_id, np.array(PROMPT, np.int32), 0, outputs)
+        with pytest.raises(InvalidBatchError, match=f"sequence {seq_id} differs"):
+            bench.context.decode_and_sample(batch, bench.samplers, n_steps=2)
+    batch = _core.Batch(8)
+    batch.add_draft(0, np.array(PROMPT[:2], np.int32), 0)
+    with pytest.raises(InvalidBatchError, match="differs"):
+        bench.context.decode_and_sample(batch, bench.samplers, n_steps=2)
+    for wrong in [{"n_steps": 0}, {"n_steps": 1 << 40}, {"max_s": -1.0}, {"max_s": float("nan")}, {"n_repeat": -1}]:
+        with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
+            bench.context.decode_and_sample(batch, bench.samplers, **wrong)
+    with pytest.raises(InvalidArgumentError, match="histories"):
+        bench.context.decode_and_sample(batch, bench.samplers, histories=[(0, np.array([1.0]))])
+
+
 @pytest.mark.parametrize(
     "limits", [{"max_tokens": 0}, {"max_tokens": -2}, {"min_tokens": -1}, {"stop": [b""]}, {"n_ctx": -1}]
 )

@@ -100,8 +100,9 @@ class RowTimes:
         self._times: dict[int, tuple[float, int]] = {}  # rows -> (seconds, step of the last measurement)
         self._n_steps = 0
 
-    def observe(self, n_rows: int, step_s: float) -> None:
-        self._n_steps += 1
+    def observe(self, n_rows: int, step_s: float, n_steps: int = 1) -> None:
+        """`n_steps` equal steps took `step_s` each."""
+        self._n_steps += n_steps
         old, _ = self._times.get(n_rows, (step_s, 0))
         weight = 0.5 if step_s < old else 0.1
         self._times[n_rows] = (old + weight * (min(step_s, 2 * old) - old), self._n_steps)

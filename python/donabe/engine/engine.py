@@ -1,4 +1,4 @@
-"""The engine: schedule -> decode_and_sample -> update, once per step, over one native context.
+"""The engine: schedule -> decode_and_sample -> update, once per step or burst of steps, over one native context.
 
 Owns the requests in flight, the batch and the sampler set's bindings. Knows tokens and bytes, no text formats, no
 models' names, no processes. `submit`, `cancel`, `status`, `has_work`, `wake` and `wait_for_work` from any thread, the
@@ -31,7 +31,7 @@ from donabe.engine.ram_tier import RamTier
 from donabe.engine.request import EngineRequest, SequenceOutput
 from donabe.engine.scheduler import Scheduler
 from donabe.engine.sequence import Call, Sequence, State
-from donabe.engine.speculation import Speculation
+from donabe.engine.speculation import N_GRAM, Speculation
 from donabe.engine.stats import Counters
 from donabe.errors import (
     ComputeError,
@@ -107,7 +107,12 @@ class Engine:
             options.n_draft_max if kind.can_draft else 0, self._row_times, draft, self._n_ctx
         )
         self._scheduler = Scheduler(
-            self._cache, self._budget, options, n_batch=context.n_batch, speculation=self._speculation
+            self._cache,
+            self._budget,
+            options,
+            n_batch=context.n_batch,
+            n_ctx=self._n_ctx,
+            speculation=self._speculation,
         )
         self._counters = Counters()
         self._compactor = compactor_for(self._cache, context.memory)
@@ -128,15 +133,18 @@ class Engine:
     def submit(self, request: EngineRequest) -> None:
         call = build_call(self._native, self._model, request, self._n_ctx, self._options.adapters_key, self._clock())
         self._inbox.submit(call, self._scheduler.waiting.n_calls)
+        self._context.request_yield()
 
     def cancel(self, request_id: str) -> None:
         self._inbox.cancel(request_id)
+        self._context.request_yield()
 
     def has_work(self) -> bool:
         return len(self._inbox) > 0 or self._scheduler.has_work()
 
     def wake(self) -> None:
         self._inbox.ring()
+        self._context.request_yield()
 
     def wait_for_work(self, timeout_s: float | None = None) -> bool:
         if not self.has_work():
@@ -190,6 +198,7 @@ class Engine:
 
     def step(self) -> bool:
         started = self._clock()
+        self._context.clear_yield()  # before the inbox is read: what comes later ends the burst
         self._scheduler.begin_step(started)
         self._drain_inbox(started)
         plan = self._scheduler.schedule(started)
@@ -202,7 +211,14 @@ class Engine:
         draft_s = self._draft.complete(plan) if self._draft is not None else 0.0
         self._fill_batch(plan)
         try:
-            result = self._context.decode_and_sample(self._batch, self._samplers)
+            result = self._context.decode_and_sample(
+                self._batch,
+                self._samplers,
+                n_steps=plan.n_steps,
+                max_s=plan.max_s,
+                n_repeat=N_GRAM if plan.watched else 0,
+                histories=[(s.seq_id, s.buffer.view()) for s in plan.watched],
+            )
         except KvFullError:
             now = self._clock()
             self._follow_plan(self._scheduler.relieve(now), now)
@@ -289,7 +305,7 @@ class Engine:
         """Move the counters, then hand out what was sampled."""
         scheduler = self._scheduler
         for sequence in plan.decode:
-            scheduler.advance(sequence, 1)
+            scheduler.advance(sequence, result.n_steps)
         for chunk in plan.chunks:
             scheduler.advance(chunk.sequence, chunk.n_tokens)
         drafted = {draft.sequence.seq_id: draft for draft in plan.drafts}
@@ -396,10 +412,10 @@ class Engine:
         """`draft_s`: the draft model's part of the step, which rows cost no more for."""
         counters = self._counters
         native_s = result.decode_s + result.sample_s
-        self._budget.observe(plan.n_rows, plan.n_prefill, native_s + draft_s)
+        self._budget.observe(plan.n_rows, plan.n_prefill, (native_s + draft_s) / result.n_steps)
         if not plan.chunks:
-            self._row_times.observe(plan.n_rows, native_s)
-        counters.n_steps += 1
+            self._row_times.observe(plan.n_rows, native_s / result.n_steps, result.n_steps)
+        counters.n_steps += result.n_steps
         counters.n_prompt_tokens += plan.n_prefill
         counters.n_cached_tokens += sum(s.n_cached for s in plan.admitted if not s.n_preempted)
         step_s = self._clock() - started

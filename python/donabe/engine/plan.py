@@ -38,9 +38,12 @@ class Moved:
 
 @dataclass(slots=True)
 class Plan:
-    """One step. The sampler set has to follow `moved`, `preempted`, `ended` and `admitted`, in this order.
+    """One step, or a burst of equal ones. The sampler set has to follow `moved`, `preempted`, `ended`, `admitted`, in
+    this order.
 
-    `guessing`: decode rows for which the draft model is asked for so many tokens; they end in `drafts` or `decode`.
+    `n_steps`: plain decode rows alone may go on for so many steps in one native call (see `bursts`), until `max_s` s
+    have passed or a sequence of `watched` repeats itself. `guessing`: decode rows for which the draft model is asked
+    for so many tokens; they end in `drafts` or `decode`.
     """
 
     moved: list[Moved] = field(default_factory=list)
@@ -51,6 +54,9 @@ class Plan:
     drafts: list[Draft] = field(default_factory=list)
     guessing: list[tuple[Sequence, int]] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
+    n_steps: int = 1
+    max_s: float = 0.0
+    watched: list[Sequence] = field(default_factory=list)
 
     @property
     def n_rows(self) -> int:

@@ -1,4 +1,5 @@
-"""What goes into the engine and what comes out: one request, and the output of one sequence in one step.
+"""What goes into the engine and what comes out: one request, and the output of one sequence in one call of the native
+side, which is one step or a burst of them.
 
 Both are plain values. A request is tokens and numbers only: templates, tokenising and grammar compilation happened in
 the runner's intake threads. Outputs carry bytes as the native module produced them; parsing them is the runner's job.
@@ -43,6 +44,8 @@ class EngineRequest:
         priority: Larger runs first, and may preempt smaller.
         boundaries: Prompt positions at which messages begin: where a cached prefix is likely to be forked.
         use_cache: False: neither read nor leave anything in the prefix cache.
+        output_interval_s: Outputs need not come more often than this, so steps may follow each other without the
+            engine's Python in between; 0 = after every step.
     """
 
     request_id: str
@@ -62,10 +65,11 @@ class EngineRequest:
     priority: int = 0
     boundaries: tuple[int, ...] = ()
     use_cache: bool = True
+    output_interval_s: float = 0.0
 
 
 class SequenceOutput(msgspec.Struct, kw_only=True, gc=False):
-    """What one completion of a request produced in one step.
+    """What one completion of a request produced in one step or burst.
 
     `finish_reason` is set on the last output of a completion, together with `usage`; `last` on the last output of the
     request: exactly one output of each request has it. With `error` (finish_reason ERROR) the whole request failed.

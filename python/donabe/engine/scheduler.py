@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from donabe.engine.admission import WaitingQueue
 from donabe.engine.budget import MIN_CHUNK, StepBudget
+from donabe.engine.bursts import plan_burst
 from donabe.engine.followers import MIN_FOLLOW_TOKENS, add_cuts, follow, is_following
 from donabe.engine.fork_points import NOWHERE, ForkPoint
 from donabe.engine.options import EngineOptions
@@ -26,12 +27,20 @@ class Scheduler:
     """The running and the waiting sequences."""
 
     def __init__(
-        self, cache: PrefixCache, budget: StepBudget, options: EngineOptions, *, n_batch: int, speculation: Speculation
+        self,
+        cache: PrefixCache,
+        budget: StepBudget,
+        options: EngineOptions,
+        *,
+        n_batch: int,
+        n_ctx: int,
+        speculation: Speculation,
     ) -> None:
         self._cache = cache
         self._budget = budget
         self._options = options
         self._n_batch = n_batch
+        self._n_ctx = n_ctx  # of a sequence
         self._speculation = speculation
         self._n_arrived = 0
         self.waiting = WaitingQueue()
@@ -74,6 +83,8 @@ class Scheduler:
             self._plan_prefill(plan, len(rows), now)
             if rows or plan.chunks or not self.running or not self._yield_room(plan, now):
                 break
+        if len(plan.decode) == len(self.running) > 0 and not self._may_admit():
+            plan_burst(plan, self._budget, self._speculation, self._cache, self._n_ctx, now)
         return plan
 
     def _streams(self) -> list[Sequence]:
@@ -154,10 +165,14 @@ class Scheduler:
 
     # --- admission ---
 
-    def _admit(self, plan: Plan, now: float) -> None:
+    def _may_admit(self) -> bool:
+        """Whether somebody waits who need not wait for the end of a running sequence."""
         if not len(self.waiting) or (self._is_held and self.running):
-            return
-        if self._is_full() and self.waiting.highest_priority() <= min(s.priority for s in self.running):
+            return False
+        return not self._is_full() or self.waiting.highest_priority() > min(s.priority for s in self.running)
+
+    def _admit(self, plan: Plan, now: float) -> None:
+        if not self._may_admit():
             return
         for sequence in self.waiting.ordered(self.running):
             if is_following(sequence):

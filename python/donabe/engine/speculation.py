@@ -29,6 +29,8 @@ FIRST_RATE = 0.7  # acceptance before anything is known
 _LEARN = 0.25  # weight of the newest guess in the acceptance rate
 _MIN_GAIN = 1.03  # tokens per second with guesses over those without
 
+UNLIMITED = 1 << 30
+
 StepTime = Callable[[int], "float | None"]  # rows -> seconds
 
 
@@ -99,6 +101,21 @@ class Speculation:
         if found is None:
             return None
         return np.concatenate((sequence.buffer.view(sequence.n_total - 1), found))
+
+    def n_plain_steps(self, sequence: Sequence) -> tuple[int, bool]:
+        """For how many tokens a sequence without a guess in this step needs none, unless it repeats itself before.
+
+        The second says whether to look for that.
+        """
+        drafter = sequence.drafter
+        if not self.is_on or drafter is None:
+            return UNLIMITED, False
+        n_plain, is_watched = drafter.n_paused_until - sequence.n_output, False
+        if n_plain <= 0:
+            n_plain, is_watched = UNLIMITED, True
+        if self.has_model and sequence.guesser is not None:
+            n_plain = min(n_plain, max(sequence.guesser.n_paused_until - sequence.n_output, 1))
+        return n_plain, is_watched
 
     @property
     def has_model(self) -> bool:

@@ -20,6 +20,7 @@ from donabe.runner.failures import failed_from
 from donabe.types import Delta, Event, Finished, FinishReason, TokenLogprob, ToolCall, Usage
 
 PARSE_INTERVAL_S = 0.03
+_EARLY = 0.8  # of the interval: the engine's bursts last as long, and must not wait for the next one when they jitter
 
 Piece = Callable[[int], bytes]  # token -> its bytes, control tokens included
 
@@ -143,7 +144,8 @@ class RequestAssembly:
         return events
 
     def _send_due(self, completion: _Completion, now: float) -> list[Event]:
-        return self._send(completion, now) if now - completion.sent_at >= self._interval_s else []
+        is_due = now - completion.sent_at >= _EARLY * self._interval_s
+        return self._send(completion, now) if is_due else []
 
     def _send(self, completion: _Completion, now: float, tool_calls: tuple[ToolCall, ...] = ()) -> list[Event]:
         if not (completion.has_unsent or completion.logprobs or tool_calls):

@@ -188,6 +188,7 @@ class RunnerCore:
             cache_salt=request.scheduling.cache_salt,
             priority=request.scheduling.priority,
             boundaries=prepared.boundaries,
+            output_interval_s=request.output.stream_interval_s,
         )
 
     def _forget(self, id: int) -> None:

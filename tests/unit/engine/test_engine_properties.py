@@ -51,8 +51,16 @@ def expected(kind: str, period: int, tokens: tuple[int, ...], max_tokens: int, s
 class Trace:
     """Plays actions on an engine and remembers what was asked."""
 
-    def __init__(self, kind: str, period: int, home: Path | None = None, copy_s: float = 0.0, **options) -> None:
-        self.kind, self.period, self.home, self.copy_s = kind, period, home, copy_s
+    def __init__(
+        self,
+        kind: str,
+        period: int,
+        home: Path | None = None,
+        copy_s: float = 0.0,
+        interval_s: float = 0.0,
+        **options,
+    ) -> None:
+        self.kind, self.period, self.home, self.copy_s, self.interval_s = kind, period, home, copy_s, interval_s
         self.options = {"n_ctx_per_request": N_CTX_PER_REQUEST} | options
         self.asked: dict[str, tuple[tuple[int, ...], int, int, bool]] = {}
         self.ended: list[EngineHarness] = []
@@ -82,6 +90,7 @@ class Trace:
             context_shift=shifts,
             n_keep=KEPT,
             ignore_eos=shifts,
+            output_interval_s=self.interval_s,
         )
 
     def play(self, action) -> None:
@@ -160,9 +169,10 @@ def compaction_of_small_pools() -> Iterator[None]:
     has_disk=st.booleans(),
     pool=st.sampled_from([None, None, 5_000]),
     copy_s=st.sampled_from([0.0, 1e-6, 1e-4]),
+    interval_s=st.sampled_from([0.0, 0.03, 1.0]),
 )
 def test_answers_do_not_depend_on_what_else_happens(
-    kind, actions, n_ctx, n_batch, n_parallel, n_idle_ids, ram, period, has_disk, pool, copy_s
+    kind, actions, n_ctx, n_batch, n_parallel, n_idle_ids, ram, period, has_disk, pool, copy_s, interval_s
 ):
     with tempfile.TemporaryDirectory() as home:
         trace = Trace(
@@ -170,6 +180,7 @@ def test_answers_do_not_depend_on_what_else_happens(
             period,
             Path(home) if has_disk else None,
             copy_s=copy_s,
+            interval_s=interval_s,
             n_ctx=n_ctx,
             n_batch=n_batch,
             n_parallel=n_parallel,

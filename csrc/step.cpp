@@ -22,9 +22,10 @@ void require_step(const Context & context, const Batch & batch, SamplerSet & sam
     }
     for (const BatchSpan & span : batch.spans()) {
         if (may_go_on && (span.is_draft || span.n_rows != 1 || !samplers.find_locked(span.seq_id))) {
-            throw Error(ErrorCode::invalid_batch, "several steps need one output row for each sequence and a sampler for "
-                                                  "it; sequence " +
-                                                      std::to_string(span.seq_id) + " differs");
+            throw Error(ErrorCode::invalid_batch,
+                        "several steps need one output row for each sequence and a sampler for "
+                        "it; sequence " +
+                            std::to_string(span.seq_id) + " differs");
         }
         if (!span.is_draft) {
             continue;

@@ -1,6 +1,6 @@
-// Engine steps: decode a batch and sample every bound sequence that has output rows in it, under one lock of the context.
-// Of a chunk with several output rows that is no draft, only the last row is sampled. Where the caller has nothing to
-// decide in between, further steps follow in which every sequence computes the token it has just sampled.
+// Engine steps: decode a batch and sample every bound sequence that has output rows in it, under one lock of the
+// context. Of a chunk with several output rows that is no draft, only the last row is sampled. Where the caller has
+// nothing to decide in between, further steps follow in which every sequence computes the token it has just sampled.
 //
 // Threads: as Context (one owner at a time). Call without the GIL; the batch and the set must not change meanwhile.
 #pragma once
@@ -46,8 +46,8 @@ struct StepResult {
 };
 
 // Throws what decode throws, before anything is sampled; also unsupported for drafts on a memory that can't take the
-// rejected ones back, invalid_argument when set and context are of different models, invalid_batch for a batch that can't
-// be followed by another step where several are allowed. Failures of single sequences are in the result.
+// rejected ones back, invalid_argument when set and context are of different models, invalid_batch for a batch that
+// can't be followed by another step where several are allowed. Failures of single sequences are in the result.
 StepResult run_steps(Context & context, const Batch & batch, SamplerSet & samplers, const StepLimits & limits);
 
 } // namespace donabe

@@ -41,7 +41,7 @@ def main() -> None:
 def _run(args: argparse.Namespace, peers: list[Peer]) -> None:
     model = args.model or benchmark_model()
     workloads = [WORKLOADS[name] for name in WORKLOADS if name in args.only]
-    has_bare_rate = "W1" in args.only and (PATCHED / "llama-bench").exists()
+    has_bare_rate = not {"W1", "plain"}.isdisjoint(args.only) and (PATCHED / "llama-bench").exists()
     after_pair = functools.partial(_add_bare_rate, model=model) if has_bare_rate else None
     results = run_pairs(peers, model, workloads, args.pairs, after_pair)
     machine = report.machine_facts(peers, model)
@@ -60,7 +60,9 @@ def _add_bare_rate(results: Results, model: Path) -> None:
     """W1 beside tg128 of `llama-bench`, which has no server, no prompt and no sampling; right after each pair."""
     bare = llama_bench(PATCHED, model, "-p", "0", "-n", "128", "-r", "3")[0]["avg_ts"]
     figures = results["donabe"][-1].figures
-    figures["W1 / llama-bench"] = figures["W1 tok/s"] / bare
+    for name in ("W1", "W1 plain"):
+        if f"{name} tok/s" in figures:
+            figures[f"{name} / llama-bench"] = figures[f"{name} tok/s"] / bare
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,14 +10,27 @@ import psutil
 from benchmarks.load import Stream, Target, UnsupportedByPeerError, complete, post
 from benchmarks.workload import Figures, text
 
+N_TURNS = 3  # as many as the repetitions of the `llama-bench` beside it
 N_TEXTS = 1000
 TEXTS_PER_REQUEST = 125
 MIB = 1 << 20
 
 
 async def w1_one_stream(target: Target, seed: int) -> Figures:
-    stream = await complete(target, "Once upon a time " + text(6, seed), 128)
-    return {"W1 tok/s": stream.tokens_per_s}
+    return {"W1 tok/s": await _one_stream(target, seed)}
+
+
+async def w1_plain(target: Target, seed: int) -> Figures:
+    """W1 where donabe guesses no tokens. Other programs do not by default."""
+    if target.guesses:
+        raise UnsupportedByPeerError(f"{target.name} has no guesses to turn off: see W1")
+    return {"W1 plain tok/s": await _one_stream(target, seed)}
+
+
+async def _one_stream(target: Target, seed: int) -> float:
+    """Tokens per second of N_TURNS streams one after another, each between its first and its last token."""
+    streams = [await complete(target, "Once upon a time " + text(6, seed + i), 128) for i in range(N_TURNS)]
+    return sum(s.n_tokens - 1 for s in streams) / sum(s.times[-1] - s.times[0] for s in streams)
 
 
 async def w2_eight_streams(target: Target, seed: int) -> Figures:
@@ -40,7 +53,7 @@ async def w4_long_arrival(target: Target, seed: int) -> Figures:
         await asyncio.sleep(1.0)
         return await complete(target, text(1100, seed), 4)
 
-    running = [complete(target, text(10, seed + 1 + i), 160) for i in range(2)]
+    running = [complete(target, text(10, seed + 1 + i), 640) for i in range(2)]
     *streams, long = await asyncio.gather(*running, late())
     gaps = [b - a for s in streams for a, b in zip(s.times, s.times[1:], strict=False)]
     solo = await complete(target, text(1100, seed + 50), 4)

@@ -48,6 +48,7 @@ class Target:
         pid: Root of the server's processes; None for a server that was running before.
         metrics: Names of its Prometheus counters by the benchmark's name of the fact.
         ignores_eos: Whether `ignore_eos` is understood.
+        guesses: False where requests turn the guesses of prompt lookup off.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Target:
     pid: int | None = None
     metrics: dict[str, str] = field(default_factory=dict)
     ignores_eos: bool = True
+    guesses: bool = True
     tally: Tally = field(default_factory=Tally)
 
 
@@ -117,6 +119,8 @@ def _openai_body(target: Target, max_tokens: int) -> dict[str, Any]:
 
 def _native_body(target: Target, max_tokens: int) -> dict[str, Any]:
     options = {"num_predict": max_tokens, "temperature": 0, "seed": 1}
+    if not target.guesses:
+        options["draft_num_predict"] = 0
     return {"model": target.model, "stream": True,
             "options": options | ({"ignore_eos": True} if target.ignores_eos else {})}  # fmt: skip
 

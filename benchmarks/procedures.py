@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from donabe.llm.results import Chunk
 
 N_HTTP_PAIRS = 4
+N_TURNS = 3
+SETUP = Setup(guesses=False)
 
 
 def restart(peer: Peer, model: Path, seed: int) -> Figures:
@@ -39,19 +41,23 @@ def restart(peer: Peer, model: Path, seed: int) -> Figures:
 
 
 def http_overhead(peer: Peer, model: Path, seed: int) -> Figures:
-    """W1 and W2 through HTTP beside the same in-process, in alternating pairs; figures are medians of the ratios."""
+    """W1 and W2 through HTTP beside the same in-process, in alternating pairs; figures are medians of the ratios.
+
+    Without prompt lookup, whose guesses depend on what each engine has measured before.
+    """
     if peer.name != "donabe":
         raise UnsupportedByPeerError(f"{peer.name} has no engine in-process here")
-    with peer.start(model, Setup()) as target:
+    with peer.start(model, SETUP) as target:
         return asyncio.run(_compare_with_engine(target, model, seed))
 
 
 async def _compare_with_engine(target: Target, model: Path, seed: int) -> Figures:
     from donabe import AsyncLLM
 
-    setup = Setup()
-    n_ctx = setup.n_ctx // setup.n_parallel
-    async with AsyncLLM(model, n_parallel=setup.n_parallel, n_ctx_per_request=n_ctx, prefix_cache_disk_bytes=0) as llm:
+    n_ctx = SETUP.n_ctx // SETUP.n_parallel
+    async with AsyncLLM(
+        model, n_parallel=SETUP.n_parallel, n_ctx_per_request=n_ctx, prefix_cache_disk_bytes=0, n_draft_max=0
+    ) as llm:
         ways: dict[str, Ask] = {
             "http": lambda prompt, n: complete(target, prompt, n),
             "engine": lambda prompt, n: _complete_in_process(llm, prompt, n),
@@ -71,9 +77,9 @@ Ask = Callable[[str, int], Awaitable[Stream]]
 
 
 async def _rate(ask: Ask, n_streams: int, seed: int) -> float:
-    """Tokens per second: of one stream between its first and last token, of several over the wall time."""
+    """Tokens per second: of single streams between first and last token, of several at once over the wall time."""
     if n_streams == 1:
-        return (await ask(text(8, seed), 128)).tokens_per_s
+        return statistics.mean([(await ask(text(8, seed + i), 128)).tokens_per_s for i in range(N_TURNS)])
     started = time.perf_counter()
     streams = await asyncio.gather(*[ask(text(12, seed + i), 64) for i in range(n_streams)])
     return sum(stream.n_tokens for stream in streams) / (time.perf_counter() - started)

@@ -16,6 +16,7 @@ ALL: tuple[Workload | Procedure, ...] = (
     Workload("turns", conversations.long_chat),
     Workload("memory", concurrent_requests.memory_in_use),
     Workload("agent", conversations.agent_loop, LONG),
+    Workload("plain", concurrent_requests.w1_plain, Setup(guesses=False)),
     Workload("embed", concurrent_requests.embed_texts, Setup(is_embedding=True)),
     Procedure("restart", procedures.restart),
     Procedure("http", procedures.http_overhead),

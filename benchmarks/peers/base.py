@@ -37,6 +37,7 @@ class Setup:
         n_ctx: Tokens of context over all parallel requests.
         is_embedding: The model is only asked for vectors, mean pooling.
         cache_ram: Memory for what left the KV cache; "" is the program's default. Only for donabe.
+        guesses: Whether requests leave prompt lookup on. Only for donabe.
         home: Folder that outlives the server, for what it keeps over a restart; None keeps nothing.
     """
 
@@ -44,6 +45,7 @@ class Setup:
     n_ctx: int = 16384
     is_embedding: bool = False
     cache_ram: str = ""
+    guesses: bool = True
     home: Path | None = None
 
 

@@ -50,4 +50,6 @@ class DonabeServer:
             if setup.cache_ram:
                 env["DONABE_PREFIX_CACHE_RAM"] = setup.cache_ram
             with running([sys.executable, "-m", "donabe", "serve"], f"{url}/", env) as process:
-                yield Target(self.name, url, str(model), "native", pid=process.pid, metrics=FACTS)
+                yield Target(
+                    self.name, url, str(model), "native", pid=process.pid, metrics=FACTS, guesses=setup.guesses
+                )

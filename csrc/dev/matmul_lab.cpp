@@ -1,8 +1,10 @@
 // donabe-matmul-lab: ggml's products of repacked weights on the CPU against double precision, and their time.
 //
-//   check SEED COUNT TYPE                    random shapes, one JSON object a line with the worst relative error
-//   time  TYPE K N LAYERS ROUNDS ROWS...     CPU milliseconds of LAYERS products by number of rows, one thread, best
-//   round
+//   check LAYOUT SEED COUNT TYPE             random shapes, one JSON object a line with the worst relative error
+//   time  LAYOUT TYPE K N LAYERS ROUNDS ROWS...  CPU milliseconds of LAYERS products by number of rows, one thread,
+//   best round
+//
+// LAYOUT is CPU_REPACK or AMX: a buffer type in which the CPU lays weights out anew.
 
 #include <algorithm>
 #include <cmath>
@@ -36,13 +38,13 @@ ggml_type parse_type(const std::string & name) {
     throw std::invalid_argument("unknown type " + name);
 }
 
-// Where weights are laid out anew for the CPU's kernels, as a model's are; null where this CPU has none.
-ggml_backend_buffer_type_t repack_buffer_type() {
+// Where weights are laid out anew for the CPU's kernels, as a model's are; null where this CPU has no such layout.
+ggml_backend_buffer_type_t layout_type(const std::string & name) {
     ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     const auto extra_types = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
         ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts"));
     for (ggml_backend_buffer_type_t * type = extra_types(device); type != nullptr && *type != nullptr; type++) {
-        if (std::string(ggml_backend_buft_name(*type)) == "CPU_REPACK") {
+        if (std::string(ggml_backend_buft_name(*type)) == name) {
             return *type;
         }
     }
@@ -57,14 +59,14 @@ struct Shape {
 // A graph of one product. The activations are whole numbers with -127 in every block of 32, so Q8_0 holds them exactly.
 class Product {
   public:
-    Product(ggml_type type, const Shape & shape_, Random & random)
+    Product(const std::string & layout, ggml_type type, const Shape & shape_, Random & random)
         : shape(shape_), weight_ctx(ggml_init({ggml_tensor_overhead(), nullptr, true}), ggml_free),
           ctx(ggml_init({size_t((shape.k + shape.n) * shape.n_rows) * 4 + (1 << 20), nullptr, false}), ggml_free),
           buffer(nullptr, ggml_backend_buffer_free), pool(nullptr, ggml_threadpool_free) {
         ggml_tensor * w = ggml_new_tensor_2d(weight_ctx.get(), type, shape.k, shape.n);
         activations = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, shape.k, shape.n_rows);
         out = ggml_mul_mat(ctx.get(), w, activations);
-        place(w);
+        place(w, layout);
         fill_weights(w, random);
         float * a = static_cast<float *>(activations->data);
         for (int64_t i = 0; i < shape.k * shape.n_rows; i++) {
@@ -108,8 +110,8 @@ class Product {
     }
 
   private:
-    void place(ggml_tensor * w) {
-        ggml_backend_buffer_type_t type = repack_buffer_type();
+    void place(ggml_tensor * w, const std::string & layout) {
+        ggml_backend_buffer_type_t type = layout_type(layout);
         ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
         if (type != nullptr) {
             // as llama.cpp asks: an empty buffer of the type stands for the one to come
@@ -145,13 +147,15 @@ class Product {
     std::vector<uint8_t> work;
 };
 
-void check(uint64_t seed, int count, ggml_type type) {
+void check(const std::string & layout, uint64_t seed, int count, ggml_type type) {
+    const int grain = layout == "AMX" ? 32 : 8; // of the number of weight rows
     for (int i = 0; i < count; i++) {
         Random random(seed * 1000003 + uint64_t(i));
         // every remainder of rows and blocks along K; now and then a K of many passes
         const Shape shape{32 * (random.chance(0.2) ? random.between(60, 200) : random.between(1, 40)),
-                          8 * random.between(1, 30), i < 40 ? i + 1 : random.between(1, 40), int(random.between(1, 4))};
-        Product product(type, shape, random);
+                          grain * random.between(1, 240 / grain), i < 40 ? i + 1 : random.between(1, 40),
+                          int(random.between(1, 4))};
+        Product product(layout, type, shape, random);
         product.run();
         std::printf("{\"k\": %lld, \"n\": %lld, \"rows\": %lld, \"threads\": %d, \"repacked\": %d, \"error\": %.3e}\n",
                     static_cast<long long>(shape.k), static_cast<long long>(shape.n),
@@ -160,11 +164,12 @@ void check(uint64_t seed, int count, ggml_type type) {
     }
 }
 
-void measure(ggml_type type, int64_t k, int64_t n, int n_layers, int n_rounds, int64_t n_rows) {
+void measure(const std::string & layout, ggml_type type, int64_t k, int64_t n, int n_layers, int n_rounds,
+             int64_t n_rows) {
     Random random(1);
     std::vector<std::unique_ptr<Product>> products;
     for (int i = 0; i < n_layers; i++) {
-        products.push_back(std::make_unique<Product>(type, Shape{k, n, n_rows, 1}, random));
+        products.push_back(std::make_unique<Product>(layout, type, Shape{k, n, n_rows, 1}, random));
     }
     double best = INFINITY;
     for (int round = 0; round < n_rounds; round++) {
@@ -180,18 +185,19 @@ void measure(ggml_type type, int64_t k, int64_t n, int n_layers, int n_rounds, i
 }
 
 int run(const std::vector<std::string> & args) {
-    if (args.size() == 4 && args[0] == "check") {
-        check(std::stoull(args[1]), std::stoi(args[2]), parse_type(args[3]));
+    if (args.size() == 5 && args[0] == "check") {
+        check(args[1], std::stoull(args[2]), std::stoi(args[3]), parse_type(args[4]));
         return 0;
     }
-    if (args.size() >= 7 && args[0] == "time") {
-        for (size_t i = 6; i < args.size(); i++) {
-            measure(parse_type(args[1]), std::stoll(args[2]), std::stoll(args[3]), std::stoi(args[4]),
-                    std::stoi(args[5]), std::stoll(args[i]));
+    if (args.size() >= 8 && args[0] == "time") {
+        for (size_t i = 7; i < args.size(); i++) {
+            measure(args[1], parse_type(args[2]), std::stoll(args[3]), std::stoll(args[4]), std::stoi(args[5]),
+                    std::stoi(args[6]), std::stoll(args[i]));
         }
         return 0;
     }
-    std::fprintf(stderr, "usage: donabe-matmul-lab check SEED COUNT TYPE | time TYPE K N LAYERS ROUNDS ROWS...\n");
+    std::fprintf(stderr, "usage: donabe-matmul-lab check LAYOUT SEED COUNT TYPE | "
+                         "time LAYOUT TYPE K N LAYERS ROUNDS ROWS...\n");
     return 2;
 }
 

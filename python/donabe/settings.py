@@ -139,9 +139,9 @@ class Settings:
     max_body_bytes: int = _declare(Size(), 256_000_000, "largest accepted request body", shown="256MB", name="max_body")
     stream_interval_s: float = _declare(
         Duration(),
-        0.02,
+        0.04,
         "least time between two pieces of a streamed answer; 0 sends every token by itself, negative = all at the end",
-        shown="20ms",
+        shown="40ms",
         name="stream_interval",
     )
     shutdown_timeout_s: float = _declare(

@@ -90,10 +90,11 @@ class StepBudget:
 
 
 class RowTimes:
-    """What steps of so many decode rows and nothing else take when nothing disturbs them: for choosing draft lengths.
+    """What steps of so many decode rows and nothing else take, Python included: for choosing draft lengths.
 
-    Unlike StepBudget it believes good news: a disturbed step says nothing about what rows cost. Old news is forgotten,
-    so that a length that once seemed too slow is tried again.
+    Good and bad news weigh the same: times of bursts are means, and those of single steps must not look better than
+    they are beside them. A single disturbed step counts little. Old news is forgotten, so that a length that once
+    seemed too slow is tried again.
     """
 
     def __init__(self) -> None:
@@ -104,8 +105,7 @@ class RowTimes:
         """`n_steps` equal steps took `step_s` each."""
         self._n_steps += n_steps
         old, _ = self._times.get(n_rows, (step_s, 0))
-        weight = 0.5 if step_s < old else 0.1
-        self._times[n_rows] = (old + weight * (min(step_s, 2 * old) - old), self._n_steps)
+        self._times[n_rows] = (old + 0.3 * (min(step_s, 1.25 * old) - old), self._n_steps)
 
     def __call__(self, n_rows: int) -> float | None:
         """By interpolation between measured ones; None where nothing allows a guess."""

@@ -413,13 +413,13 @@ class Engine:
         counters = self._counters
         native_s = result.decode_s + result.sample_s
         self._budget.observe(plan.n_rows, plan.n_prefill, (native_s + draft_s) / result.n_steps)
-        if not plan.chunks:
-            self._row_times.observe(plan.n_rows, native_s / result.n_steps, result.n_steps)
         counters.n_steps += result.n_steps
         counters.n_prompt_tokens += plan.n_prefill
         counters.n_cached_tokens += sum(s.n_cached for s in plan.admitted if not s.n_preempted)
         step_s = self._clock() - started
         counters.step_s += step_s
+        if not plan.chunks:
+            self._row_times.observe(plan.n_rows, (step_s - draft_s) / result.n_steps, result.n_steps)
         counters.python_s += max(step_s - native_s - draft_s, 0.0)
 
     def check(self) -> None:

@@ -1,6 +1,7 @@
 // donabe-matmul-lab: ggml's products of repacked weights on the CPU against double precision, and their time.
 //
-//   check LAYOUT SEED COUNT TYPE             random shapes, one JSON object a line with the worst relative error
+//   check LAYOUT SEED COUNT TYPE             random shapes, one JSON object a line with the worst relative error,
+//                                           and whether the first row has the bits that it has alone
 //   time  LAYOUT TYPE K N LAYERS ROUNDS ROWS...  CPU milliseconds of LAYERS products by number of rows, one thread,
 //   best round
 //
@@ -109,6 +110,11 @@ class Product {
         return worst;
     }
 
+    // Whether the first row has the same bits as the other product's.
+    bool starts_as(const Product & other) const {
+        return std::memcmp(out->data, other.out->data, size_t(shape.n) * sizeof(float)) == 0;
+    }
+
   private:
     void place(ggml_tensor * w, const std::string & layout) {
         ggml_backend_buffer_type_t type = layout_type(layout);
@@ -155,12 +161,16 @@ void check(const std::string & layout, uint64_t seed, int count, ggml_type type)
         const Shape shape{32 * (random.chance(0.2) ? random.between(60, 200) : random.between(1, 40)),
                           grain * random.between(1, 240 / grain), i < 40 ? i + 1 : random.between(1, 40),
                           int(random.between(1, 4))};
+        Random same = random;
         Product product(layout, type, shape, random);
         product.run();
-        std::printf("{\"k\": %lld, \"n\": %lld, \"rows\": %lld, \"threads\": %d, \"repacked\": %d, \"error\": %.3e}\n",
+        Product alone(layout, type, Shape{shape.k, shape.n, 1, shape.n_threads}, same);
+        alone.run();
+        std::printf("{\"k\": %lld, \"n\": %lld, \"rows\": %lld, \"threads\": %d, \"repacked\": %d, \"error\": %.3e, "
+                    "\"as_alone\": %d}\n",
                     static_cast<long long>(shape.k), static_cast<long long>(shape.n),
                     static_cast<long long>(shape.n_rows), shape.n_threads, int(product.repacked()),
-                    product.worst_error());
+                    product.worst_error(), int(product.starts_as(alone)));
     }
 }
 

@@ -116,3 +116,13 @@ endfunction()
 
 donabe_vendor(DONABE_GGML_DIR)
 message(STATUS "donabe: llama.cpp source: ${DONABE_GGML_DIR}")
+
+# ggml builds its shader compiler as a project of its own, whose cache takes no other source folder: begin anew with one.
+if(DEFINED CACHE{DONABE_GGML_DIR_BEFORE} AND NOT "$CACHE{DONABE_GGML_DIR_BEFORE}" STREQUAL "${DONABE_GGML_DIR}")
+  file(GLOB_RECURSE nested LIST_DIRECTORIES true "${CMAKE_BINARY_DIR}/vendor/*-shaders-gen-prefix")
+  list(FILTER nested INCLUDE REGEX "-shaders-gen-prefix$")
+  if(nested)
+    file(REMOVE_RECURSE ${nested})
+  endif()
+endif()
+set(DONABE_GGML_DIR_BEFORE "${DONABE_GGML_DIR}" CACHE INTERNAL "The source of the last configuration")

@@ -86,7 +86,7 @@ class LlamaCppPython(PackagePeer):
 
     def command(self, model: Path, setup: Setup, port: int) -> list[str]:
         found = ["-m", "llama_cpp.server", "--model", str(model), "--model_alias", "default", "--port", str(port)]
-        found += ["--n_ctx", str(setup.n_ctx // setup.n_parallel)]
+        found += ["--n_ctx", str(setup.n_ctx // setup.n_parallel), "--interrupt_requests", "false"]
         return [*found, "--embedding", "true", "--pooling_type", "1"] if setup.is_embedding else found
 
 

@@ -1,4 +1,6 @@
-"""The engine's own share of a step, by its own counters, over a real small model: `pytest -s` prints it."""
+"""The engine's own share of a step, by its own counters, over a real small model streamed as the server does: `pytest -s`
+prints it.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,22 @@ def test_python_is_a_small_part_of_a_step_of_eight_streams() -> None:
     vocab = bench.model.vocab
     for i in range(N_STREAMS):
         tokens = vocab.tokenize(f"Stream {i} tells a story about a ship with {i + 2} masts. ").tolist()
-        bench.submit(str(i), tokens, max_tokens=4 * N_STEPS, sampler_params={"temperature": 0.0})
+        bench.submit(
+            str(i),
+            tokens,
+            max_tokens=8 * N_STEPS,
+            sampler_params={"temperature": 0.0},
+            output_interval_s=0.04,  # the server's default
+        )
     for _ in range(8):
         bench.engine.step()
     shares = []
     for _ in range(3):  # other programs of the machine take time of both, but not always as much
         before = bench.engine.status()
-        for _ in range(N_STEPS):
+        while bench.engine.status().n_steps < before.n_steps + N_STEPS:
             bench.engine.step()
         after = bench.engine.status()
-        assert after.n_output_tokens - before.n_output_tokens == N_STREAMS * N_STEPS
+        assert after.n_output_tokens - before.n_output_tokens >= N_STREAMS * N_STEPS
         shares.append((after.python_s - before.python_s) / (after.step_s - before.step_s))
     print(f"python / step: {', '.join(f'{share:.2%}' for share in shares)}")
     assert min(shares) < MOST

@@ -1,6 +1,4 @@
-"""The engine's own share of a step, by its own counters, over a real small model streamed as the server does: `pytest -s`
-prints it.
-"""
+"""The engine's share of a step, by its own counters, over a real model streamed as a server does: `pytest -s` prints it."""
 
 from __future__ import annotations
 

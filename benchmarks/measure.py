@@ -55,8 +55,11 @@ def _run(peer: Peer, model: Path, workloads: Sequence[Workload | Procedure], see
                 _follow(run, procedure, peer, model, seed)
         else:
             asked = [workload for workload in group if isinstance(workload, Workload)]
-            with peer.start(model, setup) as target:
-                asyncio.run(_ask(run, target, asked, setup, seed))
+            try:
+                with peer.start(model, setup) as target:
+                    asyncio.run(_ask(run, target, asked, setup, seed))
+            except UnsupportedByPeerError as error:
+                print(f"  left out: {error}", file=sys.stderr, flush=True)
     return run
 
 

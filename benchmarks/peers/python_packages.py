@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.load import BenchmarkError, Target
+from benchmarks.load import BenchmarkError, Target, UnsupportedByPeerError
 from benchmarks.model import cache_dir
 from benchmarks.peers.base import Setup, free_port, running
 
@@ -86,8 +86,9 @@ class LlamaCppPython(PackagePeer):
 
     def command(self, model: Path, setup: Setup, port: int) -> list[str]:
         found = ["-m", "llama_cpp.server", "--model", str(model), "--model_alias", "default", "--port", str(port)]
-        found += ["--n_ctx", str(setup.n_ctx // setup.n_parallel), "--interrupt_requests", "false"]
-        return [*found, "--embedding", "true", "--pooling_type", "1"] if setup.is_embedding else found
+        if setup.is_embedding:
+            raise UnsupportedByPeerError(f"{self.name}'s server has no option for mean pooling")
+        return [*found, "--n_ctx", str(setup.n_ctx // setup.n_parallel), "--interrupt_requests", "false"]
 
 
 class XLlamaCpp(PackagePeer):

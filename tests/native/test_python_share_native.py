@@ -1,4 +1,4 @@
-"""The engine's share of a step by its own counters, over a real model streamed as by a server; `pytest -s` prints it."""
+"""The engine's share of a step, by its own counters, over a real model streamed as by a server; -s prints it."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import statistics
 import time
 
 import psutil
-from benchmarks.load import Stream, Target, UnsupportedByPeerError, complete, post
+from benchmarks.load import Stream, Target, UnsupportedByPeerError, complete, post, tokens_per_s
 from benchmarks.workload import Figures, text
 
 N_TURNS = 3  # as many as the repetitions of the `llama-bench` beside it
@@ -28,9 +28,8 @@ async def w1_plain(target: Target, seed: int) -> Figures:
 
 
 async def _one_stream(target: Target, seed: int) -> float:
-    """Tokens per second of N_TURNS streams one after another, each between its first and its last token."""
-    streams = [await complete(target, "Once upon a time " + text(6, seed + i), 128) for i in range(N_TURNS)]
-    return sum(s.n_tokens - 1 for s in streams) / sum(s.times[-1] - s.times[0] for s in streams)
+    prompts = ["Once upon a time " + text(6, seed + i) for i in range(N_TURNS)]
+    return tokens_per_s([await complete(target, prompt, 128) for prompt in prompts])
 
 
 async def w2_eight_streams(target: Target, seed: int) -> Figures:

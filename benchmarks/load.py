@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -75,10 +77,13 @@ class Stream:
     def ttft_s(self) -> float:
         return self.times[0] - self.started
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Between first and last token. Chunks can carry several tokens, so tokens are counted, not chunks."""
-        return (self.n_tokens - 1) / (self.times[-1] - self.times[0])
+
+def tokens_per_s(streams: Sequence[Stream]) -> float:
+    """Of streams one after another, each between its first and its last token.
+
+    Chunks can carry several tokens, so tokens are counted, not chunks.
+    """
+    return sum(s.n_tokens - 1 for s in streams) / sum(s.times[-1] - s.times[0] for s in streams)
 
 
 async def complete(target: Target, prompt: str, max_tokens: int) -> Stream:
@@ -241,27 +246,28 @@ def read_reply(pieces: Sequence[tuple[float, bytes]]) -> tuple[int, list[tuple[f
     head, separator, body = b"".join(data for _, data in pieces).partition(b"\r\n\r\n")
     if not separator or len(head.split(None, 2)) < 2:
         raise BenchmarkError("the server closed the connection without an answer")
-    ends, n_bytes = [], 0
-    for at, data in pieces:
-        n_bytes += len(data)
-        ends.append((n_bytes, at))
+    ends = list(accumulate(len(data) for _, data in pieces))
+    is_chunked = b"transfer-encoding: chunked" in head.lower()
     lines: list[tuple[float, bytes]] = []
     pending = b""
-    for data, end in _body_parts(
-        body, len(head) + len(separator), is_chunked=b"transfer-encoding: chunked" in head.lower()
-    ):
-        at = next(at for n_bytes, at in ends if n_bytes >= end)
-        *whole, pending = (pending + data).split(b"\n")
-        lines += [(at, line.strip()) for line in whole if line.strip()]
+    for data, start in _body_parts(body, len(head) + len(separator), is_chunked=is_chunked):
+        *whole, rest = data.split(b"\n")
+        at = start
+        for line in whole:
+            at += len(line) + 1
+            if text := (pending + line).strip():
+                lines.append((pieces[bisect_left(ends, at)][0], text))
+            pending = b""
+        pending += rest
     if pending.strip():
-        lines.append((ends[-1][1], pending.strip()))
+        lines.append((pieces[-1][0], pending.strip()))
     return int(head.split(None, 2)[1]), lines
 
 
 def _body_parts(body: bytes, offset: int, *, is_chunked: bool) -> Iterator[tuple[bytes, int]]:
-    """The chunks, and where each of them ends in the reply; `offset` is where the body begins."""
+    """The chunks, and where each of them begins in the reply; `offset` is where the body does."""
     if not is_chunked:
-        yield body, offset + len(body)
+        yield body, offset
         return
     at = 0
     while True:
@@ -272,5 +278,5 @@ def _body_parts(body: bytes, offset: int, *, is_chunked: bool) -> Iterator[tuple
             raise BenchmarkError("the server closed the connection in the middle of an answer")
         if size == 0:
             return
-        yield body[at : at + size], offset + at + size
+        yield body[at : at + size], offset + at
         at += size + 2

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.load import Stream, Target, UnsupportedByPeerError, complete
+from benchmarks.concurrent_requests import N_TURNS
+from benchmarks.load import Stream, Target, UnsupportedByPeerError, complete, tokens_per_s
 from benchmarks.peers.base import Peer, Setup
 from benchmarks.workload import LONG, Figures, text
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from donabe.llm.results import Chunk
 
 N_HTTP_PAIRS = 4
-N_TURNS = 3
 SETUP = Setup(guesses=False)
 
 
@@ -79,7 +79,7 @@ Ask = Callable[[str, int], Awaitable[Stream]]
 async def _rate(ask: Ask, n_streams: int, seed: int) -> float:
     """Tokens per second: of single streams between first and last token, of several at once over the wall time."""
     if n_streams == 1:
-        return statistics.mean([(await ask(text(8, seed + i), 128)).tokens_per_s for i in range(N_TURNS)])
+        return tokens_per_s([await ask(text(8, seed + i), 128) for i in range(N_TURNS)])
     started = time.perf_counter()
     streams = await asyncio.gather(*[ask(text(12, seed + i), 64) for i in range(n_streams)])
     return sum(stream.n_tokens for stream in streams) / (time.perf_counter() - started)

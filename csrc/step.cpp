@@ -103,13 +103,24 @@ class Burst {
 
     StepResult run(const Batch & batch) {
         steps_ = run_one(batch);
-        Batch next(std::max(batch.n_outputs(), 1));
+        const int32_t n_steps = limits_.n_steps > 1 ? 1 + run_more(batch) : 1;
+        StepResult result = pack(std::move(steps_));
+        result.n_steps = n_steps;
+        result.decode_s = decode_s_;
+        result.sample_s = sample_s_;
+        return result;
+    }
+
+  private:
+    // Returns how many steps followed the batch's.
+    int32_t run_more(const Batch & batch) {
+        Batch next(batch.n_outputs());
         std::vector<int32_t> positions;
         for (const BatchSpan & span : batch.spans()) {
             positions.push_back(span.pos0 + span.n_tokens);
         }
-        int32_t n_steps = 1;
-        while (n_steps < limits_.n_steps && goes_on()) {
+        int32_t n_more = 0;
+        while (1 + n_more < limits_.n_steps && goes_on()) {
             next.clear();
             for (size_t i = 0; i < steps_.size(); i++) {
                 next.add_decode(&steps_[i].seq_id, &steps_[i].tokens.back(), &positions[i], 1);
@@ -123,16 +134,11 @@ class Burst {
                 }
                 break; // the caller makes room; what the steps before have sampled stands
             }
-            n_steps++;
+            n_more++;
         }
-        StepResult result = pack(std::move(steps_));
-        result.n_steps = n_steps;
-        result.decode_s = decode_s_;
-        result.sample_s = sample_s_;
-        return result;
+        return n_more;
     }
 
-  private:
     std::vector<SequenceStep> run_one(const Batch & batch) {
         const auto start = Clock::now();
         context_.decode_locked(guard_, batch);

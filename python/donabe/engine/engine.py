@@ -122,7 +122,7 @@ class Engine:
         self._cache_changed = False
         self._calls: dict[str, Call] = {}
         self._outputs: list[SequenceOutput] = []
-        self._inbox = Inbox(options.n_waiting_max)
+        self._inbox = Inbox(options.n_waiting_max, context.request_yield)
 
     # --- any thread ---
 
@@ -133,18 +133,15 @@ class Engine:
     def submit(self, request: EngineRequest) -> None:
         call = build_call(self._native, self._model, request, self._n_ctx, self._options.adapters_key, self._clock())
         self._inbox.submit(call, self._scheduler.waiting.n_calls)
-        self._context.request_yield()
 
     def cancel(self, request_id: str) -> None:
         self._inbox.cancel(request_id)
-        self._context.request_yield()
 
     def has_work(self) -> bool:
         return len(self._inbox) > 0 or self._scheduler.has_work()
 
     def wake(self) -> None:
         self._inbox.ring()
-        self._context.request_yield()
 
     def wait_for_work(self, timeout_s: float | None = None) -> bool:
         if not self.has_work():

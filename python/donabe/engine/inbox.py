@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from donabe.engine.sequence import Call
 from donabe.errors import DonabeError, InvalidRequestError, RunnerError, ServerBusyError
 
 
 class Inbox:
-    """A bounded queue with a bell. Cancels are never refused."""
+    """A bounded queue with a bell. Cancels are never refused.
 
-    def __init__(self, n_waiting_max: int) -> None:
+    Args:
+        on_ring: Called whenever the bell rings, by the thread that rings it: ends what the engine thread is busy with.
+    """
+
+    def __init__(self, n_waiting_max: int, on_ring: Callable[[], None]) -> None:
         self._n_waiting_max = n_waiting_max
+        self._on_ring = on_ring
         self._items: deque[Call | str] = deque()  # new calls, and ids to cancel
         self._n_calls = 0  # of the items; a request counts as one, whatever it asks for
         self._lock = threading.Lock()  # guards _known_ids, _n_calls, _closed and their order with _items
@@ -55,14 +61,15 @@ class Inbox:
             self._known_ids.add(request_id)
             self._items.append(call)
             self._n_calls += 1
-        self._bell.set()
+        self.ring()
 
     def cancel(self, request_id: str) -> None:
         self._items.append(request_id)
-        self._bell.set()
+        self.ring()
 
     def ring(self) -> None:
         self._bell.set()
+        self._on_ring()
 
     def wait(self, timeout_s: float | None) -> None:
         """Until something came or `ring` was called since the last `silence`."""

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 from benchmarks.depth import speed_of
 from benchmarks.depth import table as depth_table
-from benchmarks.load import BenchmarkError, Stream, Target, event_of, read_event
+from benchmarks.load import BenchmarkError, Stream, Target, event_of, read_event, read_reply, tokens_per_s
 from benchmarks.measure import Run, sum_counters
 from benchmarks.peers import peer_of
 from benchmarks.plot import advantages, draw
@@ -72,6 +72,44 @@ def test_openai_stream_counts_timings_or_usage():
 def test_errors_inside_a_stream_are_raised():
     with pytest.raises(BenchmarkError, match="out of cells"):
         event_of(target("native"), b'{"error":"out of cells"}')
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def recorded(*pieces: bytes) -> list[tuple[float, bytes]]:
+    """One piece a second."""
+    return [(float(i), piece) for i, piece in enumerate(pieces)]
+
+
+def test_a_line_has_the_time_of_the_piece_that_ended_it():
+    status, lines = read_reply(recorded(HEAD + b"6\r\nab\ncd\n\r\n3\r\nef", b"g\r\n4;x=1\r\nh\n\ni\r", b"\n0\r\n\r\n"))
+    assert status == 200
+    assert lines == [(0.0, b"ab"), (0.0, b"cd"), (1.0, b"efgh"), (2.0, b"i")]
+
+
+def test_a_reply_in_one_part_needs_no_chunks():
+    assert read_reply(recorded(b"HTTP/1.1 503 Busy\r\nX: y\r\n", b"\r\n{}\n", b"z")) == (
+        503,
+        [(1.0, b"{}"), (2.0, b"z")],
+    )
+
+
+@pytest.mark.parametrize("end", [b"", b"5\r\nab", b"2\r\nab\r\n"])
+def test_a_reply_that_breaks_off_is_an_error(end):
+    with pytest.raises(BenchmarkError, match="in the middle of an answer"):
+        read_reply(recorded(HEAD, end))
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [b"HTTP/1.1 200 OK\r\n"]])
+def test_a_connection_closed_without_an_answer_is_an_error(pieces):
+    with pytest.raises(BenchmarkError, match="without an answer"):
+        read_reply(recorded(*pieces))
+
+
+def test_rate_of_streams_in_turn_leaves_their_first_tokens_out():
+    streams = [Stream(0.0, times=[1.0, 3.0], n_tokens=9), Stream(5.0, times=[6.0, 7.0], n_tokens=5)]
+    assert tokens_per_s(streams) == pytest.approx((8 + 4) / (2.0 + 1.0))
 
 
 def test_unknown_peer_is_refused_with_the_known_ones():
